@@ -1,0 +1,96 @@
+"""The soft-attention baseline: a VAE whose decoder reads a weighted average of memory, with weights from z alone
+(section 4.2).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from baselines.vae import standard_normal_terms
+from vma.addressing import similarity
+from vma.networks import Condition, Samples, Sizes, at_least_float32, draw_images
+from vma.objectives import Terms
+
+READS = ("images", "features")
+
+
+@dataclass(frozen=True)
+class SoftEncoded:
+    """What soft attention keeps of a memory of M entries: their embeddings, and what its read averages over."""
+
+    e_a: Float[Tensor, "M E"]
+    entries: list[Tensor]  # [the images], or for read="features" the decoder's conditions; each (M, ...)
+
+
+class SoftAttentionVAE(nn.Module):
+    """p(z) = N(0, I), q(z|x), p(x|z, m(z)) with m(z) = sum_a softmax_a(S(m_a, z)) m_a.
+
+    The text does not say what is averaged. `read="images"` averages raw memory images, which then go through the
+    pyramid once for each sample; `read="features"` averages the outputs of the pyramid: the vector of m and the skip
+    connections, whose convolutions are linear and therefore run on the M entries before the average.
+
+    Args:
+        sizes: the network family, `ConvSizes` or `MLPSizes`.
+        read: "images" or "features".
+        pixel_mean: mean of the training pixels, where the decoder's output starts.
+
+    Raises:
+        ValueError: for another read.
+    """
+
+    def __init__(self, sizes: Sizes, *, read: str = "images", pixel_mean: float = 0.5) -> None:
+        super().__init__()
+        if read not in READS:
+            raise ValueError(f"read is {read!r}, must be 'images' or 'features'")
+        self.sizes = sizes
+        self.read = read
+        self.embed_memory = sizes.encoder(sizes.image, sizes.embedding)
+        self.embed_z = nn.Sequential(
+            nn.Linear(sizes.latent, sizes.embedding), nn.ReLU(), nn.Linear(sizes.embedding, sizes.embedding)
+        )
+        self.posterior = sizes.encoder(sizes.image, 2 * sizes.latent)
+        self.memory_pyramid = sizes.pyramid(sizes.image)
+        self.conditioner = sizes.conditioner(sizes.image)
+        self.decoder = sizes.decoder(pixel_mean, conditioned=True)
+
+    def encode_memory(self, memory: Float[Tensor, "M C H W"] | None) -> SoftEncoded:
+        """Embeddings of a memory and, for read="features", its features, once for all targets.
+
+        Raises:
+            ValueError: if there is no memory.
+        """
+        if memory is None:
+            raise ValueError("soft attention needs a memory, got None")
+        entries = [memory] if self.read == "images" else self.conditioner(self.memory_pyramid(memory))
+        return SoftEncoded(at_least_float32(self.embed_memory(memory)), entries)
+
+    def condition(self, z: Float[Tensor, "N Z"], encoded: SoftEncoded) -> Condition:
+        """What the decoder adds for the soft read m(z)."""
+        weights = similarity(encoded.e_a, at_least_float32(self.embed_z(z))).softmax(
+            -1
+        )  # eq. 5 with z in the place of x
+        average = [(weights.to(e.dtype) @ e.flatten(1)).unflatten(1, e.shape[1:]) for e in encoded.entries]
+        return average if self.read == "features" else self.conditioner(self.memory_pyramid(average[0]))
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        encoded: SoftEncoded,
+        num_samples: int,
+        *,
+        generator: torch.Generator | None = None,
+        noise: Float[Tensor, "K B Z"] | None = None,
+    ) -> Terms:
+        """The terms of K = `num_samples` draws z_k ~ q(z|x) for each target."""
+
+        def decode(z: Tensor) -> Tensor:
+            return self.decoder(z, self.condition(z, encoded))
+
+        return standard_normal_terms(x, self.posterior(x), decode, num_samples, generator, noise)
+
+    def sample(self, encoded: SoftEncoded, n: int, *, generator: torch.Generator | None = None) -> Samples:
+        """n draws from p(x|M): z ~ N(0, I), x ~ p(x|z, m(z))."""
+        z = torch.randn(n, self.sizes.latent, generator=generator, device=encoded.e_a.device)
+        return draw_images(self.decoder(z, self.condition(z, encoded)), None, generator)

@@ -1,0 +1,196 @@
+"""What all commands share: options, one-line errors with exit codes, data with its fallback, and the device."""
+
+import contextlib
+import io
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+import tyro
+
+from benchmarks.spec import TrainSpec
+from vma.data import DataSet, load
+from vma.errors import DataUnavailable, InputError
+from vma.training import NonFiniteBound
+
+DEFAULT_MINUTES, FALLBACK_MINUTES = 15.0, 4.0
+
+Options = TypeVar("Options", bound="CommonOptions")
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """Options of every experiment."""
+
+    data: Path | None = None
+    """Folder that holds the data files; else VMA_DATA, the user's cache, a folder shared/data beside the checkout, the
+    public homes.
+    """
+    dataset: str | None = None
+    """Another data set than the paper's: one of the built-in names, or folder:PATH with --image-size."""
+    image_size: int | None = None
+    """Height and width of the images, for data sets that have no size of their own (strokes, folder:PATH)."""
+    fallback: Literal["strokes"] | None = None
+    """Run on built-in procedural characters if the data can be had from nowhere, and say so."""
+    updates: int | None = None
+    """Train each model for this many updates in all, going on from earlier ones, instead of taking shipped weights."""
+    minutes: float | None = None
+    """Train, where there are no weights, for this many minutes in all (default: 15, on fallback data 4)."""
+    from_scratch: bool = False
+    """Ignore shipped weights and earlier training."""
+    seed: int = 0
+    """Of initial weights, training episodes and samples. Evaluation has a seed of its own, so that all runs share their
+    targets.
+    """
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the networks; auto takes bfloat16 where the hardware computes in it. The bound is always float32 or better."""
+    threads: int | None = None
+    """CPU threads (default: all that this process may use)."""
+    out: Path = Path("reproduced")
+    """Folder for rows and tables."""
+    again: bool = False
+    """Evaluate cells even if their rows are in --out already."""
+
+
+def run_command(
+    options: type[Options], run: Callable[[Options], None], prog: str, argv: Sequence[str] | None = None
+) -> int:
+    """Parse, run, and turn every expected failure into one line on stderr and an exit code (2 bad input, 1 a failed
+    run).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shall not end a run at its last line
+    try:
+        run(parse(options, prog, argv))
+    except DataUnavailable as error:
+        lines = [f"error: {error}", *(f"  tried {attempt}" for attempt in error.attempts)]
+        lines.append(f"  without these data, on built-in characters: python -m {prog} --dataset strokes")
+        return _fail("\n".join(lines), 2)
+    except InputError as error:
+        return _fail(f"error: {error}", 2)
+    except NonFiniteBound as error:
+        return _fail(f"error: {error}", 1)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        return _fail(
+            f"error: cannot write or read{where}: {error.strerror or error}; free space or give another --out", 1
+        )
+    except KeyboardInterrupt:
+        return _fail("stopped; the same command goes on from the last saved state", 128 + signal.SIGINT)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+def parse(options: type[Options], prog: str, argv: Sequence[str] | None) -> Options:
+    """The options on the command line.
+
+    Raises:
+        InputError: with tyro's own words for what is wrong, in one line instead of its box.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed = tyro.cli(options, prog=f"python -m {prog}", args=argv)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        words = [line.strip("│ \t") for line in said.getvalue().splitlines() if line.startswith("│")]
+        rule = next((i for i, line in enumerate(words) if set(line) <= {"─"}), len(words))
+        cause = re.sub(r"\s+", " ", " ".join(words[:rule])) or said.getvalue().strip()
+        raise InputError(f"{cause}; python -m {prog} --help lists the options") from None
+    for name in ("updates", "threads"):
+        value = getattr(parsed, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} is {value}, must be 1 or more")
+    if parsed.minutes is not None and not parsed.minutes > 0:
+        raise InputError(f"--minutes is {parsed.minutes}, must be above 0")
+    return parsed
+
+
+def open_data(options: CommonOptions, default: str) -> tuple[DataSet, bool]:
+    """The data set of the options, and whether it is the fallback.
+
+    Raises:
+        DataUnavailable: if it can be had from nowhere and no fallback is allowed.
+        InputError: for an unknown name or data that are not what they should be.
+    """
+    name = options.dataset or default
+    size = options.image_size
+    fallback = False
+    try:
+        data = load(name, data=options.data, image_size=size)
+    except DataUnavailable as error:
+        if options.fallback is None:
+            raise
+        reason, fallback = f" ({error})", True
+        data = load(options.fallback, image_size=size)
+    else:
+        reason = ""
+    for words in warning(data):
+        print(f"{words}{reason}: the figures below say nothing about the paper's.")
+    return data, fallback
+
+
+def warning(data: DataSet) -> list[str]:
+    """What the first line, every title and the last line say where the data are made up; nothing for real data."""
+    return ["BUILT-IN CHARACTERS (strokes), NOT THE PAPER'S DATA"] if data.name == "strokes" else []
+
+
+def training_minutes(options: CommonOptions, fallback: bool) -> float:
+    """How long to train in all where there are no weights, so that a first run ends in time."""
+    return options.minutes or (FALLBACK_MINUTES if fallback else DEFAULT_MINUTES)
+
+
+def resolve_device(options: CommonOptions) -> torch.device:
+    """The device to run on.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    name = options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"--device {name} is not to be had on this machine: use --device cpu") from None
+    return device
+
+
+def resolve_spec(spec: TrainSpec, options: CommonOptions, data: DataSet, device: torch.device) -> TrainSpec:
+    """A declared spec with the seed, the data, the precision and the threads of the options."""
+    threads = (
+        options.threads or len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else options.threads or os.cpu_count()
+    )
+    dtype = options.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" or _cpu_has_bfloat16() else "float32"
+    size = data.image_size
+    if size[0] != size[1]:
+        raise InputError(f"the images of {data.name} are {size[0]}x{size[1]}, must be square: give --image-size")
+    return replace(spec, dataset=data.name, image_size=size[0], seed=options.seed, dtype=dtype, threads=threads or 1)
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 natively; elsewhere it is emulated and slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

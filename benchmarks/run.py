@@ -1,0 +1,211 @@
+"""Train a spec, resumably: its checkpoints, its log and its progress live in one folder of the user's cache."""
+
+import json
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import nn
+from tqdm import tqdm
+
+from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, learning_rate
+from benchmarks.spec import TrainSpec, identity
+from benchmarks.store import write_text
+from vma import checkpoint
+from vma.data import DataSet, cache_dir
+from vma.data.episodes import Episodes
+from vma.errors import InputError
+from vma.evaluation import evaluate
+from vma.objectives import iwae
+from vma.training import fit
+
+LOG_EVERY = 100  # updates a line of metrics.jsonl
+VALIDATE_EVERY = 1000
+SAVE_SECONDS = 60.0
+VALIDATION_EPISODES = range(8)
+
+logger = logging.getLogger("vma")
+
+
+class Stopped(SystemExit):
+    """A signal ended the run after its state was saved; exits with 128 + the signal's number."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and what a row says of its training."""
+
+    model: nn.Module
+    spec: TrainSpec
+    updates: int
+    seconds: float
+    train_id: str
+
+
+def run_folder(spec: TrainSpec) -> Path:
+    """Where the state of a run is kept: checkpoint.safetensors, metrics.jsonl and spec.json."""
+    return (
+        cache_dir() / "runs" / f"{spec.model}-{spec.dataset.replace('/', '_').replace(':', '_')[-40:]}-{spec.train_id}"
+    )
+
+
+def train(
+    spec: TrainSpec,
+    data: DataSet,
+    device: torch.device,
+    *,
+    updates: int | None = None,
+    seconds: float | None = None,
+    restart: bool = False,
+) -> Trained:
+    """Train until `updates` were made or `seconds` of training were spent, both counted over all earlier starts of this
+    run.
+
+    The run goes on from its checkpoint unless `restart`. An interrupted and resumed run makes the very updates of an
+    uninterrupted one.
+
+    Raises:
+        InputError: if the run is being trained by another process, or its checkpoint cannot be used.
+        NonFiniteBound: if the bound breaks; the last checkpoint stays.
+        Stopped: after SIGINT or SIGTERM, with the state saved.
+    """
+    folder = run_folder(spec)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            return _train(spec, data, device, folder, updates, seconds, restart)
+    except Timeout:
+        raise InputError(
+            f"another process is training this run ({folder}): wait for it, or choose another --seed"
+        ) from None
+
+
+def _train(
+    spec: TrainSpec,
+    data: DataSet,
+    device: torch.device,
+    folder: Path,
+    updates: int | None,
+    seconds: float | None,
+    restart: bool,
+) -> Trained:
+    torch.set_num_threads(spec.threads)
+    model = build_model(spec, data, device)
+    optimizer = build_optimizer(spec, model)
+    generator = torch.Generator(device).manual_seed(spec.seed)
+    path = folder / "checkpoint.safetensors"
+    done, spent = 0, 0.0
+    if restart:
+        for old in (path, path.with_name(path.name + ".previous")):
+            old.unlink(missing_ok=True)
+    elif path.exists() or path.with_name(path.name + ".previous").exists():
+        state = checkpoint.load(path)
+        if state.meta["data_sha256"] != data.sha256:
+            raise InputError(
+                f"{path} was trained on other {spec.dataset} data: give the same --data, or --from-scratch"
+            )
+        checkpoint.unpack_training(state.tensors, model, optimizer, generator)
+        done, spent = state.meta["update"], state.meta["seconds"]
+    write_text(folder / "spec.json", json.dumps(identity(spec), indent=1) + "\n")
+    log = folder / "metrics.jsonl"
+    write_text(log, "".join(_lines_until(log, done)))
+    if (updates is not None and done >= updates) or (seconds is not None and spent >= seconds):
+        return Trained(model, spec, done, spent, spec.train_id)
+
+    def save() -> None:
+        tensors = checkpoint.pack_training(model, optimizer, generator)
+        meta = {"spec": identity(spec), "update": done, "seconds": spent, "data_sha256": data.sha256}
+        checkpoint.save(path, tensors, meta)
+
+    episodes = Episodes(data.train.to(device), spec.episode, spec.seed)
+    validation = Episodes(data.validation.to(device), spec.episode, spec.seed)
+    dtype = DTYPES[spec.dtype]
+    steps = fit(
+        model,
+        episodes,
+        build_objective(spec),
+        optimizer,
+        spec.num_samples,
+        range(done, updates if updates is not None else 2**62),
+        generator=generator,
+        dtype=dtype,
+        learning_rate=learning_rate(spec),
+        clip=spec.clip,
+    )
+    name = spec.model if spec.read is None else f"{spec.model} ({spec.read})"
+    window: list[torch.Tensor] = []
+    saved = started = time.monotonic()
+    before = spent
+    with (
+        caught_signals() as caught,
+        tqdm(total=updates, initial=done, desc=f"train {name}", unit="update", mininterval=1) as bar,
+    ):
+        for update, terms in steps:
+            done = update + 1
+            spent = before + time.monotonic() - started
+            window.append(torch.stack((iwae(terms).mean(), terms.kl_a.mean(), terms.kl_z.mean())).detach())
+            bar.update()
+            stop = bool(caught) or (seconds is not None and spent >= seconds)
+            if done % LOG_EVERY == 0:
+                bound, kl_a, kl_z = torch.stack(window).mean(0).tolist()
+                window.clear()
+                line = {"update": done, "bound": bound, "kl_a": kl_a, "kl_z": kl_z, "seconds": spent}
+                if done % VALIDATE_EVERY == 0:
+                    scores = evaluate(model, validation, VALIDATION_EPISODES, spec.num_samples, dtype=dtype)
+                    line["validation_bound"] = -scores.summary("nll", by_class=True)[0]
+                    model.train()
+                with open(log, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                bar.set_postfix({k: f"{v:.2f}" for k, v in line.items() if k not in ("update", "seconds")})
+            if stop or time.monotonic() - saved > SAVE_SECONDS:
+                save()
+                saved = time.monotonic()
+            if stop:
+                break
+        save()
+    if caught:
+        raise Stopped(128 + caught[0])
+    return Trained(model, spec, done, spent, spec.train_id)
+
+
+def _lines_until(log: Path, update: int) -> Iterator[str]:
+    """The lines of a log up to an update: those after the checkpoint that a run goes on from are written again."""
+    if not log.exists():
+        return
+    for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            row: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            return  # torn when the run was stopped
+        if row["update"] <= update:
+            yield line
+
+
+@contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM put their number into the list instead of ending the process; a second one ends it."""
+    caught: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, handle)
+    try:
+        yield caught
+    finally:
+        restore()

@@ -1,0 +1,243 @@
+"""Result files: rows appended whole, what made them, and the texts and arrays beside them."""
+
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+import platform
+import subprocess
+import zipfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock
+
+from vma.errors import InputError
+
+if TYPE_CHECKING:  # importing torch takes seconds, and appending a row needs none of it
+    import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+CODE_FOLDERS = ("vma", "baselines", "benchmarks", "reports")
+
+# The promise to whoever reads results/: these keys, in this order, in every row.
+ROW_KEYS: tuple[str, ...] = (
+    *("experiment", "model", "read", "recipe", "dataset", "split", "protocol", "targets", "train_seed", "updates"),
+    *("learning_rate", "train_classes", "train_shots", "train_memory_size", "train_num_samples", "train_protocol"),
+    *("classes", "shots", "memory_size", "num_samples", "metric", "value", "stderr", "n", "train_id", "eval_id"),
+    *("data_sha256", "commit", "dirty", "torch", "device", "dtype", "threads", "seconds", "created"),
+)
+
+logger = logging.getLogger("vma")
+
+
+def complete(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with every key of ROW_KEYS, in that order, None where it gives none; its other keys follow.
+
+    Raises:
+        InputError: a value is NaN, infinite (JSON has neither) or not flat; names experiment and metric.
+    """
+    whole = {**dict.fromkeys(ROW_KEYS), **row}
+    for key, value in whole.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            problem = f"{value}, which is not finite"
+        elif value is not None and not isinstance(value, str | int | float):
+            problem = f"a {type(value).__name__}, and rows are flat"
+        else:
+            continue
+        raise InputError(
+            f"experiment {whole['experiment']}, metric {whole['metric']}: {key} is {problem}; correct what computed it"
+        )
+    return whole
+
+
+def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append the rows, completed, as whole lines: all of them or, on an error, none. Safe among processes.
+
+    A line that a crash left torn at the end is cut off first. Creates the folder.
+
+    Raises:
+        InputError: see `complete`; nothing is written.
+        OSError: naming `path`, as when the disk is full.
+    """
+    lines = [complete(row) for row in rows]
+    with _locked(path):
+        _append(path, lines)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file, none if it is missing. A torn last line is ignored: it has no newline, or is no JSON object.
+
+    Raises:
+        InputError: a bad line elsewhere; names file and line.
+    """
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    lines = data[: _sound_length(data)].split(b"\n")[:-1]
+    rows = [_row(line) for line in lines]
+    for number, row in enumerate(rows, start=1):
+        if row is None:
+            raise InputError(f"{path}, line {number}, is no JSON object; correct or delete the line")
+    return [row for row in rows if row is not None]
+
+
+def spec_id(spec: Mapping[str, Any]) -> str:
+    """12 hex digits that name a spec: sha256 over its canonical JSON, whatever the order of its keys."""
+    canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def record_specs(path: Path, specs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Append a line {"id", "spec"} for each id that the file does not hold yet. Safe among processes.
+
+    Raises:
+        InputError: the file has a bad line.
+        OSError: as `append_rows`.
+    """
+    with _locked(path):
+        known = {row["id"] for row in read_rows(path)}
+        _append(path, [{"id": key, "spec": spec} for key, spec in specs.items() if key not in known])
+
+
+def provenance(device: "torch.device | str") -> dict[str, Any]:
+    """What made a row: commit, dirty (see `code_state`), torch, device (the chip's name), threads, created (UTC)."""
+    import torch
+
+    commit, dirty = code_state(ROOT)
+    device = torch.device(device)
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def code_state(root: Path) -> tuple[str | None, bool | None]:
+    """The commit checked out at `root`, and whether the code differs from it; (None, None) where `root` is no checkout.
+
+    Changes under results/ and reports/out/ do not count; new files count if they are .py in a folder of code.
+    """
+    if not (root / ".git").exists():  # an installed copy may lie inside the checkout of another project
+        return None, None
+    git = ["git", "--no-optional-locks", "-C", str(root)]
+    outside = [":(exclude)results", ":(exclude)reports/out"]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+        changed = subprocess.run(
+            [*git, "diff", "--name-only", "HEAD", "--", ".", *outside], check=True, capture_output=True, text=True
+        ).stdout
+        added = subprocess.run(
+            [*git, "ls-files", "--others", "--exclude-standard", "--", *(f"{d}/*.py" for d in CODE_FOLDERS), *outside],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    except subprocess.CalledProcessError as error:
+        logger.warning("rows will name no commit, since git failed: %s", " ".join(error.stderr.split()))
+        return None, None
+    except FileNotFoundError:
+        logger.warning("rows will name no commit, since git is not installed")
+        return None, None
+    return commit, bool(changed or added)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, creating its folder.
+
+    Raises:
+        OSError: naming `path`, as when the disk is full.
+    """
+    from vma.checkpoint import write_atomic
+
+    write_atomic(path, text.encode())
+
+
+def write_artifact(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Write the arrays as one compressed .npz, whole or not at all, creating its folder. Equal arrays give equal bytes.
+
+    Raises:
+        InputError: an array holds Python objects.
+        OSError: naming `path`, as when the disk is full.
+    """
+    from vma.checkpoint import write_atomic
+
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise InputError(f"{path}: array {name} holds Python objects; convert it to numbers or fixed-width text")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            # numpy.savez would stamp the time, and equal arrays would differ in every commit.
+            info = zipfile.ZipInfo(f"{name}.npy")
+            info.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(info, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    write_atomic(path, buffer.getvalue())
+
+
+def _locked(path: Path) -> FileLock:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"))
+
+
+def _append(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """The caller holds the lock."""
+    data = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
+    if not data:
+        return
+    before = path.read_bytes() if path.exists() else b""
+    length = _sound_length(before)
+    if length < len(before):
+        logger.warning("%s: its last line was torn, and is cut off: %r", path, before[length:][:80])
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.ftruncate(descriptor, length)
+        rest = data
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]  # a disk that fills up takes a part, and refuses the next write
+        os.fsync(descriptor)
+    except OSError as error:
+        os.ftruncate(descriptor, length)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(descriptor)
+
+
+def _sound_length(data: bytes) -> int:
+    """How many bytes of a file of lines are left once a torn last line is cut off."""
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        return end
+    start = data.rfind(b"\n", 0, max(end - 1, 0)) + 1
+    return end if _row(data[start:end]) is not None else start
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line.decode(), parse_constant=_refuse)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")  # which Python's reader would let through
+
+
+def _processor() -> str:
+    """The CPU's model: /proc/cpuinfo says it where there is one, and platform only vaguely."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,172 @@
+"""Table 1: test NLL against the number of classes and of examples per class in memory, ours beside the paper's."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks import store
+from benchmarks.build import DTYPES
+from benchmarks.cli import (
+    CommonOptions,
+    open_data,
+    resolve_device,
+    resolve_spec,
+    run_command,
+    training_minutes,
+    warning,
+)
+from benchmarks.experiments import table1_cells, table1_training
+from benchmarks.measure import describe, measure, obtain, record, row_keys, rows_of, ship, stored
+from benchmarks.run import Trained
+from benchmarks.spec import Cell
+from reports import tables
+from vma.data import DataSet
+from vma.data.episodes import Episodes
+from vma.errors import InputError
+from vma.evaluation import Scores, clustered_stderr, evaluate_memories, join
+
+SHARES = {
+    "vma": 0.6,
+    "soft": 0.3,
+    "vae": 0.1,
+}  # of the training time: VMA's updates are the dearest and the table is about it
+DEFAULT_TARGETS, FALLBACK_TARGETS = 200, 40
+
+
+@dataclass(frozen=True)
+class Options(CommonOptions):
+    """Table 1 of the paper: finds the data and the models, evaluates, and prints ours beside the paper's.
+
+    Takes the trained weights that the project ships, or trains. Writes rows (table1.jsonl), per-target values and the
+    table (table1.md, .csv, .tex) to --out.
+    """
+
+    targets: int | None = None
+    """Test targets in each cell, the same in all (default: 200, on fallback data 40)."""
+    protocol: Literal["per_class", "gmn"] = "per_class"
+    """per_class: that many examples of each class, without the target. gmn: that many in total, drawn with replacement.
+    """
+    models: tuple[Literal["vma", "soft", "vae"], ...] = ("vma", "soft", "vae")
+    """Which models to evaluate."""
+
+
+def run(options: Options) -> None:
+    if options.targets is not None and options.targets < 2:
+        raise InputError(f"--targets is {options.targets}, must be 2 or more: an error needs two")
+    device = resolve_device(options)
+    data, fallback = open_data(options, "omniglot_gmn")
+    targets = options.targets or (FALLBACK_TARGETS if fallback else DEFAULT_TARGETS)
+    minutes = training_minutes(options, fallback)
+    origin = store.provenance(device)
+    rows: list[dict[str, Any]] = []
+    kept: dict[str, dict[str, Scores]] = {}
+    for name, declared in table1_training().items():
+        if name not in options.models:
+            continue
+        spec = resolve_spec(declared, options, data, device)
+        seconds = minutes * 60 * SHARES[name]
+        trained = obtain(
+            spec, data, device, updates=options.updates, seconds=seconds, from_scratch=options.from_scratch
+        )
+        cells = table1_cells(spec, options.protocol, targets)
+        rows += evaluate_model(options, trained, cells, data, device, origin, kept)
+        if options.out.resolve() == (store.ROOT / "results").resolve():
+            print(f"weights: {ship(trained, data, options.out / 'checkpoints')}")
+    report(options, rows, data)
+
+
+def evaluate_model(
+    options: Options,
+    trained: Trained,
+    cells: list[Cell],
+    data: DataSet,
+    device: torch.device,
+    origin: Mapping[str, Any],
+    kept: dict[str, dict[str, Scores]],
+) -> list[dict[str, Any]]:
+    """The rows of one model, those that --out has already included; soft attention's also set against VMA's on the same
+    targets.
+    """
+    earlier = [] if options.again else store.read_rows(options.out / "table1.jsonl")
+    found = {cell: stored(earlier, cell, trained, data) for cell in cells}
+    rows = [row for cell in cells for row in found[cell]]
+    missing = [cell for cell in cells if not found[cell]]
+    own = kept.setdefault(trained.spec.model, {})
+    progress = f"evaluate {describe(trained.spec)}"
+    for cell, scores, seconds in scored(trained, missing, data, device, progress):
+        own[cell.eval.eval_id] = scores
+        new = rows_of("table1", cell, trained, scores, data, seconds, origin)
+        reference = kept.get("vma", {}).get(cell.eval.eval_id)
+        if cell.train.model == "soft" and reference is not None:
+            difference = scores.nll - reference.nll
+            values = {
+                "targets": "all",
+                "metric": "nll_minus_vma",
+                "value": float(np.mean(difference)),
+                "stderr": clustered_stderr(difference, scores.x_class),
+                "n": len(scores),
+            }
+            new.append({**row_keys("table1", cell, trained, data, origin), **values})
+        record(options.out, "table1", cell, trained, new, scores)
+        rows += new
+    return rows
+
+
+def scored(
+    trained: Trained, cells: list[Cell], data: DataSet, device: torch.device, progress: str
+) -> Iterator[tuple[Cell, Scores, float]]:
+    """Each cell with its scores and the seconds that they took; those of a model with an address are evaluated
+    together.
+    """
+    if trained.spec.model != "vma" or not cells:
+        for cell in tqdm(cells, desc=progress, unit="cell"):
+            yield cell, *measure(trained, cell, data, device)
+        return
+    first = cells[0].eval
+    torch.set_num_threads(first.threads)
+    started = time.monotonic()
+    episodes = [Episodes(data.test.to(device), cell.eval.episode, first.seed) for cell in cells]
+    steps = tqdm(first.steps, desc=progress, unit="target")
+    parts = list(
+        evaluate_memories(trained.model, episodes, steps, first.num_samples, seed=first.seed, dtype=DTYPES[first.dtype])
+    )
+    seconds = (time.monotonic() - started) / len(cells)
+    for i, cell in enumerate(cells):
+        yield cell, join([scores[i] for scores in parts]), seconds
+
+
+def report(options: Options, rows: list[dict[str, Any]], data: DataSet) -> None:
+    """Print the table and write it in three forms."""
+    paper = tables.paper_numbers()
+    frame = tables.table1(rows, paper, options.protocol)
+    updates = ", ".join(
+        f"{tables.NAMES[str(model)]} {part.updates.iloc[0]:,}" for model, part in frame.groupby("model", sort=False)
+    )
+    title = (
+        f"{'. '.join(['Table 1', *warning(data)])}. Test NLL in nats (lower is better) against classes C and "
+        f"{'examples per class' if options.protocol == 'per_class' else 'examples in total (protocol gmn)'} in memory; "
+        f"K = 1000, n = {int(frame.n.max())} targets, {data.name}; ± standard error. Updates: {updates}."
+    )
+    grid = tables.table1_grid(frame, paper)
+    print("\n" + tables.text(grid, title) + "\n")
+    for suffix, content in (
+        ("md", tables.markdown(grid, title)),
+        ("csv", frame.to_csv(index=False)),
+        ("tex", tables.latex(grid, title)),
+    ):
+        store.write_text(options.out / f"table1.{suffix}", content)
+    print(
+        *warning(data),
+        f"Wrote {options.out / 'table1.jsonl'} and table1.md, table1.csv, table1.tex beside it.",
+        sep=". ",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(Options, run, "benchmarks.table1"))

@@ -1,0 +1,1 @@
+"""Tables and figures as pure functions of result files; nothing here imports torch."""

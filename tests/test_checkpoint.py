@@ -1,0 +1,400 @@
+"""Checkpoints: exact continuation, what is refused, and that no crash or full disk costs the last good state."""
+
+import errno
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from vma import checkpoint
+from vma.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load,
+    load_weights,
+    pack_training,
+    save,
+    save_weights,
+    unpack_training,
+)
+
+TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(7), "rng": torch.arange(5, dtype=torch.uint8)}
+META: dict[str, Any] = {"spec": {"learning_rate": 3e-4, "name": "é"}, "update": 5, "none": None}
+Run = tuple[nn.Module, torch.optim.Optimizer, torch.Generator]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.safetensors"
+
+
+def fresh(seed: int = 0, hidden: int = 8, device: str = "cpu") -> Run:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, 4)).to(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    return model, torch.optim.Adam(model.parameters(), lr=1e-2, fused=True), generator
+
+
+def train(run: Run, updates: int) -> None:
+    model, optimizer, generator = run
+    for _ in range(updates):
+        x = torch.randn(16, 4, generator=generator, device=generator.device)
+        optimizer.zero_grad()
+        (model(x) - x).square().mean().backward()
+        optimizer.step()
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert tensor.dtype == other[name].dtype
+        assert torch.equal(tensor, other[name]), name
+
+
+def flip(path: Path, position: int, bit: int = 0) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[position] ^= 1 << bit
+    path.write_bytes(raw)
+
+
+# --- going on from a checkpoint
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_training_goes_on_bit_for_bit(path: Path, device: str) -> None:
+    straight = fresh(device=device)
+    train(straight, 10)
+    first = fresh(device=device)
+    train(first, 5)
+    save(path, pack_training(*first), META)
+    second = fresh(seed=1, device=device)
+    unpack_training(load(path).tensors, *second)
+    train(second, 5)
+    assert_equal(pack_training(*straight), pack_training(*second))
+
+
+def test_a_run_that_has_not_begun_goes_on(path: Path) -> None:
+    straight, second = fresh(), fresh(seed=1)
+    save(path, pack_training(*straight), META)
+    unpack_training(load(path).tensors, *second)
+    train(straight, 3)
+    train(second, 3)
+    assert_equal(pack_training(*straight), pack_training(*second))
+
+
+def test_training_on_leaves_the_loaded_checkpoint_alone(path: Path) -> None:
+    run = fresh()
+    train(run, 2)
+    save(path, pack_training(*run), META)
+    loaded = load(path)
+    unpack_training(loaded.tensors, *run)
+    train(run, 2)
+    assert_equal(loaded.tensors, load(path).tensors)
+
+
+def _replace(name: str, tensor: torch.Tensor) -> Callable[[dict[str, torch.Tensor]], object]:
+    return lambda tensors: tensors.update({name: tensor})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda tensors: tensors.pop("rng"), "'rng' is missing"),
+        (lambda tensors: tensors.pop("model.0.bias"), r"'model.0.bias' is missing"),
+        (lambda tensors: tensors.pop("optimizer.1.exp_avg"), r"'optimizer.1.exp_avg' is missing"),
+        (lambda tensors: tensors.pop("optimizer.1.step"), r"'optimizer.1.exp_avg' is unknown"),
+        (_replace("model.9.bias", torch.zeros(1)), r"'model.9.bias' is unknown"),
+        (_replace("optimizer.9.step", torch.zeros(())), r"'optimizer.9.step' is unknown"),
+        (_replace("optimizer.0.max_exp_avg_sq", torch.zeros(8, 4)), "max_exp_avg_sq' is unknown"),
+        (_replace("model.0.bias", torch.zeros(9)), r"is torch.float32 \[9\] and must be torch.float32 \[8\]"),
+        (_replace("model.0.bias", torch.zeros(8).half()), r"is torch.float16 \[8\] and must be torch.float32"),
+        (_replace("rng", torch.zeros(16, dtype=torch.uint8)), "'rng' is torch.uint8"),
+        (_replace("optimizer.params", torch.tensor(5)), "has 5 parameters and this one 6"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_changes_nothing(
+    spoil: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
+    run = fresh()
+    train(run, 2)
+    tensors = pack_training(*run)
+    spoil(tensors)
+    other = fresh(seed=1)
+    before = {name: tensor.clone() for name, tensor in pack_training(*other).items()}
+    with pytest.raises(CheckpointError, match=message) as caught:
+        unpack_training(tensors, *other)
+    assert "\n" not in str(caught.value)
+    assert_equal(before, pack_training(*other))
+
+
+# --- one file
+
+
+def test_round_trip_of_every_kind_of_tensor(path: Path) -> None:
+    base = torch.arange(12.0)
+    tensors = {
+        **{str(dtype): torch.ones(2, 3).to(dtype) for dtype in (torch.float16, torch.bfloat16, torch.float64)},
+        **{str(dtype): torch.ones(3).to(dtype) for dtype in (torch.bool, torch.uint8, torch.int64)},
+        "transposed": base.reshape(3, 4).T,
+        "expanded": torch.ones(1).expand(5),
+        "shared": base,
+        "scalar": torch.tensor(1.5),
+        "empty": torch.zeros(0, 3),
+        "channels last": torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        "parameter": nn.Parameter(torch.ones(2)),
+        "not finite": torch.tensor([float("inf"), float("-inf"), -0.0]),
+    }
+    save(path, tensors, META)
+    loaded = load(path)
+    assert isinstance(loaded, Checkpoint)
+    assert loaded.meta == META
+    assert_equal(tensors, loaded.tensors)
+
+
+def test_a_state_without_tensors(path: Path) -> None:
+    save(path, {}, {})
+    assert load(path) == Checkpoint({}, {})
+
+
+def test_meta_that_is_no_json_is_refused_before_anything_is_written(path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        save(path, TENSORS, {"value": float("nan")})
+    with pytest.raises(TypeError):
+        save(path, TENSORS, {"value": Path("a")})
+    assert not path.exists()
+
+
+def test_every_flipped_bit_and_every_cut_is_noticed(path: Path) -> None:
+    save(path, TENSORS, META)
+    raw = path.read_bytes()
+    for position in range(len(raw)):
+        flip(path, position, bit=position % 8)
+        with pytest.raises(CheckpointError) as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+        path.write_bytes(raw)
+    for length in range(0, len(raw), 7):
+        path.write_bytes(raw[:length])
+        with pytest.raises(CheckpointError):
+            load(path)
+    path.write_bytes(raw + b"\0")
+    with pytest.raises(CheckpointError):
+        load(path)
+
+
+def _foreign(metadata: dict[str, str] | None) -> bytes:
+    return safetensors.torch.save(TENSORS, metadata)
+
+
+def _signed(text: str) -> bytes:
+    return _foreign({"vma_version": "1", "meta": text, "sha256": checkpoint._digest(TENSORS, text)})
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "cut short"),
+        ((2**40).to_bytes(8, "little") + b"{}", "claims a header of 1,099,511,627,776 bytes"),
+        ((2).to_bytes(8, "little") + b"[]", "no safetensors file"),
+        ((20000).to_bytes(8, "little") + b"[" * 20000, "no safetensors file"),
+        (b"PK\x03\x04 a zip archive, say, of pickles", "no checkpoint"),
+        (_foreign(None), "format version None"),
+        (_foreign({"format": "pt"}), "format version None"),
+        (_foreign({"vma_version": "2", "meta": "{}", "sha256": ""}), "format version '2'"),
+        (_foreign({"vma_version": "1"}), "sha256"),
+        (_foreign({"vma_version": "1", "meta": "{}", "sha256": "0" * 64}), "sha256"),
+        (_signed("{"), "no JSON"),
+        (_signed("[" * 100_000), "no JSON"),
+        (_signed("[]"), "no JSON object"),
+    ],
+)
+def test_other_files_are_refused_in_one_line(path: Path, raw: bytes, message: str) -> None:
+    path.write_bytes(raw)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_oversized_and_unreadable_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load(path)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load(path.parent)
+    save(path, TENSORS, META)
+    monkeypatch.setattr(checkpoint, "MAX_FILE_BYTES", 10)
+    with pytest.raises(CheckpointError, match="too many"):
+        load(path)
+
+
+def test_what_load_would_refuse_is_not_saved(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(path, TENSORS, META)
+    monkeypatch.setattr(checkpoint, "MAX_HEADER_BYTES", 2000)
+    with pytest.raises(CheckpointError, match="header"):
+        save(path, TENSORS, {"long": "x" * 3000})
+    assert load(path).meta == META
+
+
+# --- the newest and the previous
+
+
+def test_previous_serves_when_the_newest_is_damaged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(path, TENSORS, {"update": 1})
+    save(path, TENSORS, {"update": 2})
+    assert load(path).meta == {"update": 2}
+    assert not caplog.records
+    flip(path, -1)
+    with caplog.at_level(logging.WARNING, "vma"):
+        assert load(path).meta == {"update": 1}
+    (record,) = caplog.records
+    assert "damaged" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    with pytest.raises(CheckpointError):
+        load(path, previous=False)
+    path.unlink()
+    assert load(path).meta == {"update": 1}
+    flip(path.with_name(path.name + ".previous"), -1)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load(path)
+
+
+def test_a_damaged_newest_does_not_push_out_the_good_previous(path: Path) -> None:
+    save(path, TENSORS, {"update": 1})
+    save(path, TENSORS, {"update": 2})
+    flip(path, -1)
+    save(path, TENSORS, {"update": 3})
+    assert load(path).meta == {"update": 3}
+    flip(path, -1)
+    assert load(path).meta == {"update": 1}
+
+
+def test_without_previous_one_file_is_left(path: Path) -> None:
+    save(path, TENSORS, {"update": 1}, keep_previous=False)
+    save(path, TENSORS, {"update": 2}, keep_previous=False)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: no system call is made after it."""
+
+
+def kill_after(calls: int, patch: pytest.MonkeyPatch) -> None:
+    left = calls
+
+    def mortal(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return real(*args, **options)
+
+        return call
+
+    for name in ("open", "fsync", "replace", "close", "unlink"):
+        patch.setattr(os, name, mortal(getattr(os, name)))
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_good_state_loads_whenever_save_is_killed(path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool) -> None:
+    save(path, TENSORS, {"update": 1})
+    save(path, TENSORS, {"update": 2})
+    if damaged:
+        flip(path, -1)
+    state = {entry: entry.read_bytes() for entry in path.parent.iterdir()}
+    seen = []
+    for calls in range(100):
+        for entry in path.parent.iterdir():
+            entry.unlink()
+        for entry, raw in state.items():
+            entry.write_bytes(raw)
+        try:
+            with monkeypatch.context() as patch:
+                kill_after(calls, patch)
+                save(path, TENSORS, {"update": 3})
+            break
+        except Killed:
+            seen.append(load(path).meta["update"])
+    assert load(path).meta == {"update": 3}
+    old = 1 if damaged else 2
+    assert len(seen) >= 6
+    assert seen == [old] * seen.count(old) + [3] * seen.count(3)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(
+    path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    save(path, TENSORS, {"update": 1})
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, full)
+        with pytest.raises(OSError, match="No space left") as caught:
+            save(path, TENSORS, {"update": 2}, keep_previous=False)
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+# --- shipped weights
+
+
+def test_weights_are_halved_and_come_back_in_the_models_dtype(path: Path) -> None:
+    model, other = fresh()[0], fresh(seed=1)[0]
+    save_weights(path, model, META)
+    stored = load(path).tensors
+    assert stored["model.0.weight"].dtype == torch.float16
+    assert stored["model.1.num_batches_tracked"].dtype == torch.int64
+    assert load_weights(path, other) == META
+    for name, tensor in model.state_dict().items():
+        assert other.state_dict()[name].dtype == tensor.dtype
+        assert torch.equal(other.state_dict()[name], tensor.half().to(tensor.dtype))
+    save_weights(path, model, META, dtype=torch.float32)
+    load_weights(path, other)
+    assert_equal(model.state_dict(), other.state_dict())
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_weights_for_another_model_are_refused(path: Path) -> None:
+    save_weights(path, fresh(hidden=9)[0], META)
+    with pytest.raises(CheckpointError, match=r"'model.0.bias' is torch.float32 \[9\]"):
+        load_weights(path, fresh()[0])
+    save_weights(path, nn.Linear(4, 8), META)
+    with pytest.raises(CheckpointError, match=r"'model.0.bias' is missing"):
+        load_weights(path, fresh()[0])
+    integers = {name: tensor.int() for name, tensor in nn.Linear(1, 1).state_dict(prefix="model.").items()}
+    save(path, integers, META)
+    with pytest.raises(CheckpointError, match=r"is torch.int32"):
+        load_weights(path, nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e5])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(path: Path, value: float) -> None:
+    model = nn.Linear(1, 1)
+    nn.init.constant_(model.weight, value)
+    with pytest.raises(CheckpointError, match=r"'model.weight' has values that are not finite as torch.float16"):
+        save_weights(path, model, META)
+    assert not path.exists()
+    save(path, model.half().state_dict(prefix="model."), META)
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_weights(path, nn.Linear(1, 1))
+
+
+def test_the_metadata_are_readable_by_any_safetensors_reader(path: Path) -> None:
+    save(path, TENSORS, META)
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["meta"]) == META
+    assert metadata["vma_version"] == "1"

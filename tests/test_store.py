@@ -1,0 +1,322 @@
+"""Result files: rows whole or not at all, whoever writes and whatever breaks; ids and provenance."""
+
+import errno
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import store
+from benchmarks.store import (
+    ROW_KEYS,
+    append_rows,
+    code_state,
+    complete,
+    provenance,
+    read_rows,
+    record_specs,
+    spec_id,
+    write_artifact,
+    write_text,
+)
+from vma.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "results" / "omniglot.jsonl"
+
+
+def values(path: Path) -> list[object]:
+    return [row["value"] for row in read_rows(path)]
+
+
+# --- rows
+
+
+def test_the_keys_of_a_row_are_the_promised_ones() -> None:
+    promised = """
+    experiment, model, read, recipe, dataset, split, protocol, targets, train_seed, updates, learning_rate,
+    train_classes, train_shots, train_memory_size, train_num_samples, train_protocol, classes, shots, memory_size,
+    num_samples, metric, value, stderr, n, train_id, eval_id, data_sha256, commit, dirty, torch, device, dtype, threads,
+    seconds, created
+    """
+    assert ", ".join(ROW_KEYS) == " ".join(promised.split())
+
+
+def test_a_row_is_completed_in_order_and_keeps_what_an_experiment_adds(path: Path) -> None:
+    row = complete({"extra": 1, "value": 2.5, "experiment": "few-shot", "another": "é\n"})
+    assert list(row) == [*ROW_KEYS, "extra", "another"]
+    assert (row["experiment"], row["value"], row["stderr"]) == ("few-shot", 2.5, None)
+    assert complete(row) == row
+    append_rows(path, [row])
+    assert [list(read) for read in read_rows(path)] == [list(row)]
+    assert read_rows(path) == [row]
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
+        (np.float64("inf"), "inf"),
+        ([1.0], "a list"),
+        (Path("a"), "a [A-Za-z]*Path"),
+    ],
+)
+def test_what_a_row_cannot_hold_is_refused_before_any_row_is_written(path: Path, value: object, cause: str) -> None:
+    with pytest.raises(InputError, match=f"experiment table1, metric nll: value is {cause}") as caught:
+        append_rows(path, [{"value": 1.0}, {"experiment": "table1", "metric": "nll", "value": value}])
+    assert "\n" not in str(caught.value)
+    assert not path.exists()
+
+
+def test_a_missing_and_an_empty_file_have_no_rows(path: Path) -> None:
+    assert read_rows(path) == []
+    append_rows(path, [])
+    assert read_rows(path) == []
+    path.write_bytes(b"")
+    assert read_rows(path) == []
+
+
+@pytest.mark.parametrize(
+    "tail", [b"{", b'{"value": 3', b'{"value": 3}', b"{}}\n", b"3\n", b"\n", b'{"v": NaN}\n', b"\0\0", b"\xff\n"]
+)
+def test_a_torn_last_line_is_ignored_then_cut_off(path: Path, tail: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    append_rows(path, [{"value": 1}, {"value": 2}])
+    with path.open("ab") as file:
+        file.write(tail)
+    assert values(path) == [1, 2]
+    with caplog.at_level(logging.WARNING, "vma"):
+        append_rows(path, [{"value": 4}])
+    assert "torn" in caplog.text
+    assert values(path) == [1, 2, 4]
+
+
+def test_a_torn_only_line_leaves_nothing(path: Path) -> None:
+    write_text(path, "{")
+    assert read_rows(path) == []
+    append_rows(path, [{"value": 1}])
+    assert values(path) == [1]
+
+
+@pytest.mark.parametrize("bad", ["<<<<<<< ours", "[1]", "", '{"value": Infinity}'])
+def test_a_bad_line_in_the_middle_is_named(path: Path, bad: str) -> None:
+    write_text(path, f'{{"value": 1}}\n{bad}\n{{"value": 3}}\n')
+    with pytest.raises(InputError, match=re.escape(f"{path}, line 2,")):
+        read_rows(path)
+    append_rows(path, [{"value": 4}])  # hours of work are not lost for it
+    assert len(path.read_bytes().splitlines()) == 4
+
+
+def test_rows_of_many_processes_are_all_there_once(path: Path) -> None:
+    script = f"""
+import os, sys
+from pathlib import Path
+from benchmarks.store import append_rows
+for worker in range(4):
+    if os.fork() == 0:
+        try:
+            for row in range(0, 100, 4):
+                append_rows(Path({str(path)!r}), [{{"value": 100 * worker + row + i}} for i in range(4)])
+        finally:
+            os._exit(sys.exc_info()[0] is not None)
+sys.exit(any([os.wait()[1] for _ in range(4)]))
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+    assert sorted(values(path)) == list(range(400))  # type: ignore[type-var]
+    assert sorted(entry.name for entry in path.parent.iterdir()) in (
+        [".omniglot.jsonl.lock", "omniglot.jsonl"],
+        ["omniglot.jsonl"],
+    )
+
+
+def _full(*_: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _half_then_full(real: Callable[[int, bytes], int]) -> Callable[[int, bytes], int]:
+    calls = 0
+
+    def write(descriptor: int, data: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        return real(descriptor, data[: len(data) // 2]) if calls == 1 else _full()
+
+    return write
+
+
+@pytest.mark.parametrize(("name", "broken"), [("write", _half_then_full(os.write)), ("write", _full), ("fsync", _full)])
+def test_a_full_disk_leaves_the_file_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch, name: str, broken: Callable[..., object]
+) -> None:
+    append_rows(path, [{"value": 1}])
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, name, broken)
+        with pytest.raises(OSError, match="No space left") as caught:
+            append_rows(path, [{"value": 2}, {"value": 3}])
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    assert path.read_bytes() == before
+    append_rows(path, [{"value": 4}])
+    assert values(path) == [1, 4]
+
+
+def test_a_write_that_takes_a_part_is_finished(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "write", lambda descriptor, data: real(descriptor, data[:100]))
+        append_rows(path, [{"value": 1}, {"value": 2}])
+    assert values(path) == [1, 2]
+
+
+# --- specs
+
+
+def test_the_id_of_a_spec_is_of_its_content_not_its_order() -> None:
+    spec = {"a": 1, "b": {"x": (1, 2), "y": None}}
+    assert spec_id(spec) == spec_id({"b": {"y": None, "x": [1, 2]}, "a": 1})
+    assert spec_id(spec) != spec_id({**spec, "a": 2})
+    assert spec_id(spec) == "2c4062db9ead"  # ids of committed rows must not move
+    with pytest.raises(ValueError, match="JSON"):
+        spec_id({"a": float("nan")})
+
+
+def test_each_spec_is_recorded_once(path: Path) -> None:
+    one, two = {"a": 1}, {"a": 2, "nested": {"b": [1]}}
+    record_specs(path, {spec_id(one): one})
+    record_specs(path, {spec_id(one): one, spec_id(two): two})
+    record_specs(path, {})
+    assert read_rows(path) == [{"id": spec_id(one), "spec": one}, {"id": spec_id(two), "spec": two}]
+
+
+# --- provenance
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith("GIT_")]:  # as under a commit hook
+        monkeypatch.delenv(name)
+    for variable in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(variable, os.devnull)
+    root = tmp_path / "checkout"
+    for name in ("vma/model.py", "README.md", "results/table1.jsonl", "reports/out/kept.md", ".gitignore"):
+        write_text(root / name, "*.ignored.py\n")
+    git(root, "init", "-q")
+    git(root, "add", ".")
+    git(root, "-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "first")
+    return root
+
+
+def git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("changed", "dirty"),
+    [
+        ("vma/model.py", True),
+        ("README.md", True),
+        ("results/table1.jsonl", False),
+        ("reports/out/kept.md", False),
+        ("vma/new.py", True),
+        ("vma/data/new.py", True),
+        ("baselines/new.py", True),
+        ("benchmarks/timing/new.py", True),
+        ("reports/new.py", True),
+        ("reports/out/new.py", False),
+        ("results/new.py", False),
+        ("vma/new.txt", False),
+        ("vma/new.ignored.py", False),
+        ("new.py", False),
+        ("tests/new.py", False),
+    ],
+)
+def test_dirty_is_a_change_of_code(checkout: Path, changed: str, dirty: bool) -> None:
+    head = git(checkout, "rev-parse", "HEAD").strip()
+    assert code_state(checkout) == (head, False)
+    write_text(checkout / changed, "changed")
+    assert code_state(checkout) == (head, dirty)
+
+
+def test_staged_removed_and_merely_touched_files(checkout: Path) -> None:
+    os.utime(checkout / "vma/model.py", (1, 1))
+    git(checkout, "rm", "-q", "results/table1.jsonl")
+    assert code_state(checkout)[1] is False
+    git(checkout, "mv", "vma/model.py", "reports/out/model.py")
+    assert code_state(checkout)[1] is True
+
+
+def test_outside_a_checkout_there_is_no_commit(checkout: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (checkout / "vma" / "installed").mkdir()
+    assert code_state(checkout / "vma" / "installed") == (None, None)
+    assert not caplog.records
+    git(checkout, "update-ref", "-d", "HEAD")
+    assert code_state(checkout) == (None, None)
+    assert "git failed" in caplog.text
+
+
+def test_without_git_there_is_no_commit(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert code_state(checkout) == (None, None)
+    assert "not installed" in caplog.text
+
+
+def test_provenance_says_what_made_a_row(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "ROOT", checkout)
+    made = provenance("cpu")
+    assert made == provenance(torch.device("cpu")) | {"created": made["created"]}
+    assert list(made) == ["commit", "dirty", "torch", "device", "threads", "created"]
+    assert set(made) <= set(ROW_KEYS)
+    assert (made["commit"], made["dirty"]) == (git(checkout, "rev-parse", "HEAD").strip(), False)
+    assert (made["torch"], made["threads"]) == (torch.__version__, torch.get_num_threads())
+    assert made["device"]
+    created = datetime.fromisoformat(made["created"])
+    assert created.utcoffset() == timedelta(0)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", made["created"])
+    assert json.loads(json.dumps(complete(made))) == complete(made)
+
+
+@pytest.mark.cuda
+def test_provenance_names_the_accelerator() -> None:
+    assert provenance("cuda")["device"] == torch.cuda.get_device_name()
+
+
+# --- texts and arrays
+
+
+def test_artifacts_are_plain_equal_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "artifacts" / "0123456789ab.npz"
+    arrays = {"nll": np.linspace(0, 1, 1000), "file": np.array(["a", "bc"]), "empty": np.zeros((0, 3), np.uint8)}
+    write_artifact(path, arrays)
+    first = path.read_bytes()
+    with np.load(path, allow_pickle=False) as read:
+        assert sorted(read) == sorted(arrays)
+        for name, array in arrays.items():
+            assert read[name].dtype == array.dtype
+            np.testing.assert_array_equal(read[name], array)
+    write_artifact(path, arrays)
+    assert path.read_bytes() == first
+    with pytest.raises(InputError, match="array ids holds Python objects"):
+        write_artifact(path, {"ids": np.array([None, "a"])})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", _full)
+        with pytest.raises(OSError, match="No space left"):
+            write_artifact(path, {"nll": np.zeros(3)})
+        with pytest.raises(OSError, match="No space left"):
+            write_text(path, "a")
+    assert path.read_bytes() == first
+    assert list(path.parent.iterdir()) == [path]

@@ -1,0 +1,113 @@
+"""The arrows between modules, as declared in ALLOWED, and what no file may do: unpickle."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("vma", "baselines", "benchmarks", "reports")
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib"}
+
+# Module or package: what of ours it may import, itself and what lies below it apart. The longest name that fits counts.
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "vma": ("vma",),
+    "vma.errors": (),
+    "vma.objectives": ("vma.errors",),
+    "vma.networks": ("vma.errors",),
+    "vma.data": ("vma.errors",),
+    "vma.addressing": ("vma.errors", "vma.networks"),
+    "vma.model": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing"),
+    "vma.checkpoint": ("vma.errors",),
+    "vma.training": ("vma.errors", "vma.objectives", "vma.data"),
+    "vma.evaluation": ("vma.errors", "vma.objectives", "vma.addressing", "vma.data", "vma.training"),
+    "baselines": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing"),
+    "benchmarks": ("vma", "baselines", "reports"),
+    "reports": ("vma.errors",),
+}
+
+
+def below(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def rule(module: str) -> str:
+    # "vma" speaks for vma/__init__.py alone: what is new in vma gets a line of its own
+    names = [name for name in ALLOWED if below(module, name) and (name != "vma" or module == "vma")]
+    assert names, f"{module} has no line in ALLOWED: say what it may import"
+    return max(names, key=len)
+
+
+def imports(module: str, path: Path) -> set[str]:
+    """Every module that a file imports, wherever in it the statement stands, by its full name."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*parents, *([node.module] if node.module else [])])
+            names = {f"{source}.{alias.name}" for alias in node.names}
+            # `from package import module` imports the module, `from module import name` the module before it
+            found |= {name if name in MODULES else source for name in names}
+    return found
+
+
+def own(module: str, path: Path) -> set[str]:
+    return {name for name in imports(module, path) if name.split(".")[0] in PACKAGES} - {module}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_follow_the_arrows(module: str) -> None:
+    name = rule(module)
+    allowed = (*ALLOWED[name], name)
+    astray = {found for found in own(module, MODULES[module]) if not any(below(found, target) for target in allowed)}
+    assert not astray, f"{module} may not import {', '.join(sorted(astray))}: see ALLOWED for {name}"
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    # prepare() raises CycleError, which names the circle
+    TopologicalSorter({module: own(module, path) for module, path in MODULES.items()}).prepare()
+
+
+def test_reports_run_without_torch() -> None:
+    modules = [module for module in MODULES if below(module, "reports")]
+    script = "\n".join([*(f"import {module}" for module in modules), "import sys", "assert 'torch' not in sys.modules"])
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def unpickles(node: ast.AST) -> bool:
+    match node:
+        case ast.Import(names=names):
+            return any(alias.name.split(".")[0] in PICKLERS for alias in names)
+        case ast.ImportFrom(module=str(module), names=names):
+            torch_io = module == "torch" and any(alias.name in {"load", "save"} for alias in names)
+            return torch_io or module.split(".")[0] in PICKLERS
+        case ast.Attribute(value=ast.Name(id="torch"), attr="load" | "save"):
+            return True
+        case ast.Attribute(attr="read_pickle" | "to_pickle"):
+            return True
+        case ast.keyword(arg="allow_pickle", value=value):
+            return not (isinstance(value, ast.Constant) and value.value is False)
+    return False
+
+
+def test_nothing_is_pickled() -> None:
+    files = [*MODULES.values(), *sorted((ROOT / "tests").rglob("*.py")), *sorted(ROOT.glob("*.py"))]
+    lines = [
+        f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', '?')}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path)))
+        if unpickles(node)
+    ]
+    assert not lines, "pickle in " + ", ".join(lines)

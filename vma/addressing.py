@@ -1,0 +1,96 @@
+"""The addressing module: similarities (eqs. 5, 6), the address posterior q(a|x) (eq. 4) and the address prior p(a)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vma.networks import Sizes, at_least_float32
+
+
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """A context without mixed precision: a similarity rounded to bfloat16 is off by some hundredths of a nat."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def similarity(e_a: Float[Tensor, "M E"], e_q: Float[Tensor, "B E"]) -> Float[Tensor, "B M"]:
+    """S(m_a, x) = <e_a, e^q> / ||e_a||: only the memory's embedding is normalised (eq. 5)."""
+    with full_precision(e_a):
+        return e_q @ nn.functional.normalize(e_a, dim=-1).mT  # eq. 5
+
+
+def inner_product(e_a: Float[Tensor, "M E"], e_q: Float[Tensor, "B E"]) -> Float[Tensor, "B M"]:
+    """<e_a, e^q>, the first alternative of section 2."""
+    with full_precision(e_a):
+        return e_q @ e_a.mT
+
+
+def cosine(e_a: Float[Tensor, "M E"], e_q: Float[Tensor, "B E"]) -> Float[Tensor, "B M"]:
+    """<e_a, e^q> / (||e_a|| ||e^q||), the second alternative of section 2."""
+    return similarity(e_a, nn.functional.normalize(e_q, dim=-1))
+
+
+SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "paper": similarity,
+    "inner": inner_product,
+    "cosine": cosine,
+}
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What addressing keeps of a memory of M entries, reused by every target and sample."""
+
+    e_a: Float[Tensor, "M E"]  # embeddings h(m_a), eq. 6
+    log_p: Float[Tensor, " M"]  # log p(a)
+
+
+class Addressing(nn.Module):
+    """Distributions over the addresses of a memory that is an argument, of any size M >= 1.
+
+    Args:
+        sizes: the network family; two encoders of it embed memory entries (h) and queries (h^q), untied (eq. 6).
+        memory_shape: shape of one memory entry.
+        similarity: "paper" (eq. 5), "inner" or "cosine".
+        prior: "learned" (a query point e^p that shares h with q(a|x)) or "flat", p(a) = 1/M.
+    """
+
+    def __init__(
+        self, sizes: Sizes, memory_shape: tuple[int, ...], similarity: str = "paper", prior: str = "learned"
+    ) -> None:
+        super().__init__()
+        if similarity not in SIMILARITIES:
+            raise ValueError(f"similarity is {similarity!r}, must be one of {', '.join(SIMILARITIES)}")
+        if prior not in ("learned", "flat"):
+            raise ValueError(f"prior is {prior!r}, must be 'learned' or 'flat'")
+        self.similarity = SIMILARITIES[similarity]
+        self.embed_memory = sizes.encoder(memory_shape, sizes.embedding)
+        self.embed_query = sizes.encoder(sizes.image, sizes.embedding)
+        # near zero, where p(a) is flat; not zero, where the cosine has no gradient
+        self.prior_query = nn.Parameter(0.01 * torch.randn(1, sizes.embedding)) if prior == "learned" else None
+
+    def keys(self, memory: Float[Tensor, "M *entry"]) -> Keys:
+        e_a = at_least_float32(self.embed_memory(memory))
+        if self.prior_query is None:
+            return Keys(e_a, e_a.new_full((len(memory),), -math.log(len(memory))))
+        return Keys(e_a, self.similarity(e_a, self.prior_query)[0].log_softmax(-1))
+
+    def log_posterior(self, x: Float[Tensor, "B C H W"], keys: Keys) -> Float[Tensor, "B M"]:
+        """log q(a|x) for every address (eq. 4)."""
+        e_q = at_least_float32(self.embed_query(x))
+        return self.similarity(keys.e_a, e_q).log_softmax(-1)  # eq. 4
+
+
+def kl_categorical(log_q: Float[Tensor, "B M"], log_p: Float[Tensor, " M"]) -> Float[Tensor, " B"]:
+    """KL(q || p) by the exact sum over M addresses, in nats."""
+    return (log_q.exp() * (log_q - log_p)).sum(-1)
+
+
+def draw_addresses(
+    log_q: Float[Tensor, "B M"], num_samples: int, generator: torch.Generator | None
+) -> Int[Tensor, "K B"]:
+    """a_k ~ q(a|x), K independent draws for each target."""
+    return torch.multinomial(log_q.detach().exp(), num_samples, replacement=True, generator=generator).mT

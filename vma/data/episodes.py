@@ -1,0 +1,187 @@
+"""Episodes: targets and the memory that they share, as a pure function of (seed, step)."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vma.errors import InputError
+
+PROTOCOLS = ("per_class", "gmn", "recall", "none")
+
+
+class Images(Protocol):
+    """What an episode is drawn from: images (N, 1, H, W) of uint8 and the offsets (C + 1,) of their classes."""
+
+    @property
+    def images(self) -> Tensor: ...
+    @property
+    def offsets(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Episode:
+    """B targets and one memory of M entries; the index tensors name images of the set that both were drawn from."""
+
+    x: Float[Tensor, "B C H W"]
+    memory: Float[Tensor, "M C H W"] | None
+    x_index: Int[Tensor, " B"]
+    memory_index: Int[Tensor, " M"] | None
+    x_class: Int[Tensor, " B"]
+    memory_class: Int[Tensor, " M"] | None
+
+    @property
+    def duplicated(self) -> Tensor:
+        """(B,) bool: whether the very image of the target is in memory."""
+        if self.memory_index is None:
+            return torch.zeros_like(self.x_index, dtype=torch.bool)
+        return (self.x_index[:, None] == self.memory_index).any(1)
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """How an episode is drawn. The defaults are the paper's for few-shot training (section 4.2).
+
+    - per_class: `classes` random classes, `targets_per_class` drawings of each as targets and `shots` other ones of
+      each in memory.
+    - gmn: memory holds `shots` objects in total, each a drawing drawn with replacement from one of `classes` classes,
+      so that a target can be among them (the evaluator of Generative Matching Networks). The first classes have the
+      targets, which are distinct.
+    - recall: `memory_size` random images in memory, targets drawn from them with replacement (section 4.1).
+    - none: random targets and no memory.
+
+    `target_classes` gives targets to the first few of the classes alone. Raising `classes` or `shots` only adds memory
+    to what a smaller value draws, so that cells of a table share their targets and differences between them are paired.
+    """
+
+    protocol: str = "per_class"
+    classes: int = 8
+    targets_per_class: int = 4
+    shots: int = 4
+    target_classes: int | None = None
+    memory_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise InputError(f"protocol is {self.protocol!r}, must be one of {', '.join(PROTOCOLS)}")
+        for name in ("classes", "targets_per_class", "shots"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, must be 1 or more")
+        if self.target_classes is not None and not 1 <= self.target_classes <= self.classes:
+            raise InputError(
+                f"target_classes is {self.target_classes}, must lie between 1 and classes = {self.classes}"
+            )
+        if (self.memory_size is not None) != (self.protocol == "recall"):
+            raise InputError(
+                "memory_size is given with protocol recall, and only with it: elsewhere classes and shots decide it"
+            )
+        if self.memory_size is not None and self.memory_size < 1:
+            raise InputError(f"memory_size is {self.memory_size}, must be 1 or more")
+
+    @property
+    def num_targets(self) -> int:
+        """B."""
+        classes = self.classes if self.target_classes is None else self.target_classes
+        return classes * self.targets_per_class
+
+    @property
+    def num_entries(self) -> int:
+        """|M|."""
+        sizes = {"per_class": self.classes * self.shots, "gmn": self.shots, "recall": self.memory_size or 0, "none": 0}
+        return sizes[self.protocol]
+
+
+class Episodes:
+    """The episodes of one spec and seed over one set of images: `episodes(step)` gives the same one always, on every
+    device.
+
+    Random choices sort a counter-based hash of (seed, step, what is chosen from), so there is no sampler state to save.
+
+    Args:
+        images: the set; its tensors decide the device.
+        spec: how to draw.
+        seed: of all episodes.
+
+    Raises:
+        InputError: if the set has too few classes, drawings or images for the spec.
+    """
+
+    def __init__(self, images: Images, spec: EpisodeSpec, seed: int) -> None:
+        self.images, self.spec, self.seed = images.images, spec, seed
+        self.offsets = images.offsets
+        counts = self.offsets.diff()
+        self.drawings = int(counts.max())
+        needed = spec.targets_per_class + spec.shots * (spec.protocol == "per_class")
+        self.eligible = (counts >= needed).nonzero()[:, 0]
+        if spec.protocol in ("per_class", "gmn") and len(self.eligible) < spec.classes:
+            raise InputError(
+                f"{spec.classes} classes with {needed} drawings each are needed, the set has {len(self.eligible)}: "
+                "lower classes, shots or targets_per_class"
+            )
+        if spec.protocol == "recall" and spec.num_entries > len(self.images):
+            raise InputError(
+                f"memory_size is {spec.memory_size}, the set has {len(self.images)} images: lower memory_size"
+            )
+
+    def __call__(self, step: int) -> Episode:
+        spec = self.spec
+        if spec.protocol in ("per_class", "gmn"):
+            x_index, memory_index = self._few_shot(step)
+        elif spec.protocol == "recall":
+            everything = torch.arange(len(self.images), device=self.offsets.device)
+            memory_index = everything[self._keys(step, 0, everything).topk(spec.num_entries, largest=False).indices]
+            x_index = memory_index[self._below(spec.num_entries, step, 1, spec.num_targets)]
+        else:
+            x_index, memory_index = self._below(len(self.images), step, 0, spec.num_targets), None
+        return Episode(
+            x=self.images[x_index].float(),
+            memory=None if memory_index is None else self.images[memory_index].float(),
+            x_index=x_index,
+            memory_index=memory_index,
+            x_class=self._class_of(x_index),
+            memory_class=None if memory_index is None else self._class_of(memory_index),
+        )
+
+    def _few_shot(self, step: int) -> tuple[Tensor, Tensor]:
+        spec = self.spec
+        classes = self.eligible[self._keys(step, 0, self.eligible).argsort()[: spec.classes]]
+        starts, counts = self.offsets[classes], self.offsets[classes + 1] - self.offsets[classes]
+        position = torch.arange(self.drawings, device=classes.device)
+        index = starts[:, None] + position
+        keys = self._keys(step, 1, index).masked_fill(position >= counts[:, None], torch.iinfo(torch.int64).max)
+        index = index.gather(1, keys.argsort(1))  # each class's drawings in random order, ragged ones' gaps last
+        targets = index[: spec.target_classes, : spec.targets_per_class].flatten()
+        if spec.protocol == "per_class":
+            return targets, index[:, spec.targets_per_class : spec.targets_per_class + spec.shots].flatten()
+        member = self._below(spec.classes, step, 2, spec.shots)
+        drawing = _scale(self._keys(step, 3, torch.arange(spec.shots, device=classes.device)), counts[member])
+        return targets, starts[member] + drawing
+
+    def _keys(self, step: int, stream: int, counter: Tensor) -> Tensor:
+        """63-bit hashes of (seed, step, stream, counter)."""
+        salt = _mix(torch.tensor(self.seed, device=counter.device))
+        salt = _mix(salt ^ torch.tensor(step, device=counter.device))
+        salt = _mix(salt ^ torch.tensor(stream, device=counter.device))
+        return _mix(salt ^ counter) & torch.iinfo(torch.int64).max
+
+    def _below(self, bound: int, step: int, stream: int, n: int) -> Tensor:
+        """n integers in [0, bound), with replacement."""
+        return _scale(self._keys(step, stream, torch.arange(n, device=self.offsets.device)), torch.tensor(bound))
+
+    def _class_of(self, index: Tensor) -> Tensor:
+        return torch.searchsorted(self.offsets, index.contiguous(), right=True) - 1
+
+
+def _scale(keys: Tensor, bound: Tensor) -> Tensor:
+    """63-bit hashes to integers in [0, bound) by their upper 31 bits; the bias is below bound / 2^31."""
+    return (keys >> 32) * bound >> 31
+
+
+def _mix(value: Tensor) -> Tensor:
+    """SplitMix64's finaliser on int64 tensors, whose products wrap around; shifts are made logical by masks."""
+    value = value + -0x61C8864680B583EB
+    value = (value ^ (value >> 30 & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    value = (value ^ (value >> 27 & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return value ^ (value >> 31 & 0x1FFFFFFFF)

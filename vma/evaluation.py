@@ -1,0 +1,270 @@
+"""The one evaluator: bounds at any K in bounded memory, KLs, reconstruction and few-shot classification, target by
+target.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vma.addressing import draw_addresses, kl_categorical
+from vma.data.episodes import Episode
+from vma.objectives import Terms
+from vma.training import check_finite
+
+METRICS = ("nll", "kl_a", "kl_z", "log_px")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One value a target, in nats per image; `clusters` are what targets of one cluster share (their class, or their
+    image).
+    """
+
+    nll: np.ndarray  # the negative bound (eq. 7) with K samples
+    kl_a: np.ndarray  # KL(q(a|x) || p(a)), the exact sum over memory
+    kl_z: np.ndarray  # E_q KL(q(z|a,x) || p(z|a)), by the K samples
+    log_px: np.ndarray  # E_q log p(x|z, m_a), by the K samples
+    x_index: np.ndarray
+    x_class: np.ndarray
+    duplicated: np.ndarray  # whether the very target was in memory
+
+    def __len__(self) -> int:
+        return len(self.nll)
+
+    def where(self, mask: np.ndarray) -> "Scores":
+        """The scores of the targets that a boolean mask selects."""
+        return Scores(*(getattr(self, field.name)[mask] for field in fields(self)))
+
+    def summary(self, metric: str, by_class: bool) -> tuple[float, float]:
+        """Mean and standard error, clustered by class or by image (targets that repeat are no new evidence)."""
+        values = getattr(self, metric)
+        return float(values.mean()), clustered_stderr(values, self.x_class if by_class else self.x_index)
+
+
+def clustered_stderr(values: np.ndarray, clusters: np.ndarray) -> float:
+    """Standard error of the mean of values whose errors are shared within clusters; with one value a cluster the usual
+    one.
+
+    The sandwich estimate sqrt(G / (G - 1) sum_g (sum_{i in g} (v_i - mean))^2) / n over G clusters; nan with one
+    cluster.
+    """
+    _, group = np.unique(clusters, return_inverse=True)
+    sums = np.bincount(group, weights=values - values.mean())
+    if len(sums) < 2:
+        return float("nan")
+    return float(np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(values))
+
+
+@torch.no_grad()
+def evaluate(
+    model: torch.nn.Module,
+    episodes: Callable[[int], Episode],
+    steps: Iterable[int],
+    num_samples: int,
+    *,
+    seed: int = 0,
+    chunk: int = 256,
+    dtype: torch.dtype = torch.float32,
+) -> Scores:
+    """The bound with K = `num_samples` and its parts for every target of the episodes `steps`.
+
+    Memory is encoded once an episode; at most `chunk` samples are decoded at a time, over targets first and then over
+    K. The random draws of an episode depend on `seed` and its step alone, not on which other episodes are evaluated.
+
+    Raises:
+        NonFiniteBound: naming the episode, if a bound is not finite.
+    """
+    model.eval()
+    return join(
+        [p for step in steps for p in _episode_scores(model, episodes(step), num_samples, seed, step, chunk, dtype)]
+    )
+
+
+def _episode_scores(
+    model: torch.nn.Module, episode: Episode, num_samples: int, seed: int, step: int, chunk: int, dtype: torch.dtype
+) -> Iterator[Scores]:
+    device = episode.x.device
+    generator = torch.Generator(device).manual_seed(seed * 1_000_003 + step)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
+        for rows in torch.arange(len(episode.x), device=device).split(max(1, chunk // num_samples)):
+            terms = [
+                model(episode.x[rows], encoded, min(chunk, num_samples - done), generator=generator)
+                for done in range(0, num_samples, chunk)
+            ]
+            whole = concatenate(terms)
+            check_finite(whole, f"evaluation episode {step}")
+            yield _scores(whole, episode, rows)
+
+
+def concatenate(terms: list[Terms]) -> Terms:
+    """Terms of the same targets with all their samples together."""
+    names = [field.name for field in fields(Terms) if field.name != "kl_a"]
+    return Terms(**{name: torch.cat([getattr(t, name) for t in terms]) for name in names}, kl_a=terms[0].kl_a)
+
+
+@torch.no_grad()
+def evaluate_memories(
+    model: torch.nn.Module,
+    episodes: Sequence[Callable[[int], Episode]],
+    steps: Iterable[int],
+    num_samples: int,
+    *,
+    seed: int = 0,
+    chunk: int = 256,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[list[Scores]]:
+    """For each step the scores of one target under several memories, by a model with an address.
+
+    All `episodes` have the same single target at a step and differ in memory. Given (x, m_a) the draws of z do not
+    depend on the rest of memory, so the j-th draw at an entry is decoded once and serves every memory whose addresses
+    ask for a j-th draw there. Within one memory the K samples are independent draws from q(a, z|x), as in `evaluate`;
+    across memories they are shared, which makes the comparison paired. Under many nested memories this decodes several
+    times fewer samples.
+
+    Raises:
+        ValueError: if the targets of a step differ, or are not one.
+        NonFiniteBound: naming the episode, if a bound is not finite.
+    """
+    model.eval()
+    for step in steps:
+        cells = [draw(step) for draw in episodes]
+        x, x_index = cells[0].x, cells[0].x_index
+        if len(x) != 1 or any(not torch.equal(cell.x_index, x_index) for cell in cells):
+            raise ValueError(f"step {step}: evaluate_memories needs the same single target under every memory")
+        generator = torch.Generator(x.device).manual_seed(seed * 1_000_003 + step)
+        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
+            yield _memories_scores(model, cells, num_samples, generator, chunk, f"evaluation episode {step}")
+
+
+def _memories_scores(
+    model: torch.nn.Module, cells: list[Episode], num_samples: int, generator: torch.Generator, chunk: int, where: str
+) -> list[Scores]:
+    x = cells[0].x
+    indices = [cell.memory_index for cell in cells]
+    union, place = torch.cat([i for i in indices if i is not None]).unique(return_inverse=True)
+    slots = place.split([0 if i is None else len(i) for i in indices])  # of each memory, as entries of the union
+    everything = torch.empty(len(union), *x.shape[1:], device=x.device)
+    for cell, slot in zip(cells, slots, strict=True):
+        everything[slot] = cell.memory if cell.memory is not None else everything[slot]
+    encoded = model.encode_memory(everything)  # type: ignore[operator]
+    log_q_union, log_p_union = model.address(x, encoded)  # type: ignore[operator]
+
+    # a softmax over a part of the entries is the renormalised softmax over all
+    log_q = [log_q_union[0, slot].log_softmax(-1) for slot in slots]
+    log_p = [log_p_union[slot].log_softmax(-1) for slot in slots]
+    addresses = [draw_addresses(q[None], num_samples, generator)[:, 0] for q in log_q]
+    entries = [slot[a] for slot, a in zip(slots, addresses, strict=True)]
+    draws = [_occurrence(e) for e in entries]
+    counts = torch.stack([torch.bincount(e, minlength=len(union)) for e in entries]).amax(0)
+    first = counts.cumsum(0) - counts
+    needed = torch.arange(len(union), device=x.device).repeat_interleave(counts)
+    terms = concatenate(
+        [model(x, encoded, len(a), generator=generator, addresses=a[:, None]) for a in needed.split(chunk)]
+    )
+
+    scores = []
+    for cell, q, p, a, entry, draw in zip(cells, log_q, log_p, addresses, entries, draws, strict=True):
+        k = first[entry] + draw
+        part = Terms(
+            log_px=terms.log_px[k],
+            log_pz=terms.log_pz[k],
+            log_qz=terms.log_qz[k],
+            log_pa=p[a][:, None],
+            log_qa=q[a][:, None],
+            kl_a=kl_categorical(q[None], p),
+        )
+        check_finite(part, where)
+        scores.append(_scores(part, cell, slice(None)))
+    return scores
+
+
+def _occurrence(values: Tensor) -> Tensor:
+    """For each element how many equal ones stand before it."""
+    order = values.argsort(stable=True)
+    ordered = values[order]
+    start = torch.searchsorted(ordered, ordered)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(values), device=values.device) - start
+    return rank
+
+
+def _scores(terms: Terms, episode: Episode, rows: Any) -> Scores:
+    """The scores of the episode's targets `rows`, whose terms with all their samples these are."""
+    return Scores(
+        nll=(math.log(len(terms.log_px)) - terms.log_w.double().logsumexp(0)).cpu().numpy(),
+        kl_a=terms.kl_a.double().cpu().numpy(),
+        kl_z=terms.kl_z.double().cpu().numpy(),
+        log_px=terms.log_px.mean(0).double().cpu().numpy(),
+        x_index=episode.x_index[rows].cpu().numpy(),
+        x_class=episode.x_class[rows].cpu().numpy(),
+        duplicated=episode.duplicated[rows].cpu().numpy(),
+    )
+
+
+def join(parts: Sequence[Scores]) -> Scores:
+    """The scores of all targets together."""
+    return Scores(*(np.concatenate([getattr(p, field.name) for p in parts]) for field in fields(Scores)))
+
+
+@dataclass(frozen=True)
+class Classification:
+    """log p(c|x) of B targets over the C classes in memory, in ascending order of their index, by both rules of section
+    4.2.
+    """
+
+    classes: Tensor  # (C,)
+    feed_forward: Float[Tensor, "B C"]  # sum over a in c of q(a|x)
+    likelihood: Float[
+        Tensor, "B C"
+    ]  # sum over a in c of p(a) E_q[p(x|z, m_a) p(z|m_a) / q(z|m_a, x)], normalised over c
+
+    def correct(self, log_p: Float[Tensor, "B C"], x_class: Tensor) -> Tensor:
+        """(B,) bool: whether the likeliest class is the target's."""
+        return self.classes[log_p.argmax(1)] == x_class
+
+
+@torch.no_grad()
+def classify(
+    model: torch.nn.Module,
+    episode: Episode,
+    num_samples: int,
+    *,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Classification:
+    """Few-shot classification of the episode's targets by a model with an address, with `num_samples` draws of z for
+    each entry.
+
+    The paper prints the second rule without the division by q(z|m_a, x), which importance sampling needs.
+
+    Raises:
+        ValueError: if the episode has no memory.
+    """
+    model.eval()
+    B, memory_class = len(episode.x), episode.memory_class
+    if memory_class is None:
+        raise ValueError("classification needs a memory with classes")
+    M = len(memory_class)
+    with torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
+        encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
+        log_q, log_p = model.address(episode.x, encoded)  # type: ignore[operator]
+        scores = []
+        for a in range(M):
+            addresses = torch.full((num_samples, B), a, device=episode.x.device)
+            terms = model(episode.x, encoded, num_samples, generator=generator, addresses=addresses)
+            log_px_given_a = (terms.log_px + terms.log_pz - terms.log_qz).logsumexp(0) - np.log(num_samples)
+            scores.append(log_px_given_a + log_p[a])
+    classes = memory_class.unique()
+    member = memory_class == classes[:, None]  # [C, M]
+
+    def by_class(log_weights: Tensor) -> Tensor:
+        return log_weights[:, None].masked_fill(~member, -torch.inf).logsumexp(-1).log_softmax(-1)
+
+    return Classification(classes, by_class(log_q), by_class(torch.stack(scores, 1)))

@@ -1,0 +1,146 @@
+"""Variational memory addressing: the generative model (eq. 1), its posterior (eq. 3) and sampling from p(x|M)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vma.addressing import Addressing, Keys, draw_addresses, kl_categorical
+from vma.networks import Samples, Sizes, draw_images, log_bernoulli, log_normal, split_gaussian, take_rows
+from vma.objectives import Terms
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a model keeps of a memory of M entries: the entries, and the keys and the prior of their addresses."""
+
+    memory: Float[Tensor, "M *entry"]
+    keys: Keys
+
+
+class VariationalMemoryAddressing(nn.Module):
+    """p(x|M) = sum_a p(a|M) int p(z|m_a) p(x|z, m_a) dz (eq. 1) with the posterior q(a|x) q(z|m_a, x) (eq. 3).
+
+    Memory is an argument of any size M, or `learned_entries` parameters. The pyramid of m is shared by p(z|m) and
+    p(x|m, z) and runs once for each distinct address that was drawn.
+
+    Args:
+        sizes: the network family, `ConvSizes` or `MLPSizes`.
+        memory_shape: shape of one entry; by default that of an image. The convolutional family needs the image's height
+            and width.
+        learned_entries: number of entries of a learned memory (section 4.1); None if the memory is an argument.
+        similarity: "paper" (eq. 5), "inner" or "cosine".
+        prior: "learned" p(a) or "flat".
+        pixel_mean: mean of the training pixels, where the decoder's output starts.
+
+    Raises:
+        ValueError: for an unknown similarity or prior.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        memory_shape: tuple[int, ...] | None = None,
+        learned_entries: int | None = None,
+        similarity: str = "paper",
+        prior: str = "learned",
+        pixel_mean: float = 0.5,
+    ) -> None:
+        super().__init__()
+        shape = sizes.image if memory_shape is None else memory_shape
+        self.sizes = sizes
+        self.addressing = Addressing(sizes, shape, similarity, prior)
+        self.posterior = sizes.encoder(sizes.pair_shape(shape), 2 * sizes.latent)
+        self.memory_pyramid = sizes.pyramid(shape)
+        self.prior_head = sizes.head(2 * sizes.latent)
+        self.conditioner = sizes.conditioner(shape)
+        self.decoder = sizes.decoder(pixel_mean, conditioned=True)
+        self.memory = None if learned_entries is None else nn.Parameter(torch.randn(learned_entries, *shape))
+
+    def encode_memory(self, memory: Float[Tensor, "M *entry"] | None) -> Encoded:
+        """Keys and address prior of a memory, once for all its targets.
+
+        Raises:
+            ValueError: if there is no memory, or one beside a learned memory.
+        """
+        if (memory is None) == (self.memory is None):
+            raise ValueError("give a memory, unless the model has a learned one: then pass None")
+        entries = self.memory if memory is None else memory
+        assert entries is not None
+        return Encoded(entries, self.addressing.keys(entries))
+
+    def address(
+        self, x: Float[Tensor, "B C H W"], encoded: Encoded
+    ) -> tuple[Float[Tensor, "B M"], Float[Tensor, " M"]]:
+        """log q(a|x) of each target (eq. 4) and log p(a)."""
+        return self.addressing.log_posterior(x, encoded.keys), encoded.keys.log_p
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        encoded: Encoded,
+        num_samples: int,
+        *,
+        generator: torch.Generator | None = None,
+        addresses: Int[Tensor, "K B"] | None = None,
+        noise: Float[Tensor, "K B Z"] | None = None,
+    ) -> Terms:
+        """The terms of K = `num_samples` draws (a_k, z_k) ~ q(a|x) q(z|m_a, x) for each target.
+
+        `addresses` and `noise` fix the draws; they are for tests and for models that are enumerated.
+        """
+        log_q, log_p = self.address(x, encoded)
+        a = draw_addresses(log_q, num_samples, generator) if addresses is None else addresses
+        K, B, M = *a.shape, len(log_p)
+
+        # q(z|m, x) depends on the pair (x, m_a) alone, p(z|m) and the conditions on m_a alone: each runs once for what
+        # is distinct
+        pair, pair_of = _distinct(torch.arange(B, device=x.device) * M + a)
+        entry, entry_of = _distinct(a)
+        inputs = self.sizes.join(x[pair // M], encoded.memory[pair % M])
+        q_mean, q_log_std = split_gaussian(self.posterior(inputs)[pair_of])
+        levels = self.memory_pyramid(encoded.memory[entry])
+        p_mean, p_log_std = split_gaussian(self.prior_head(levels[-1].flatten(1))[entry_of])
+
+        eps = torch.randn(q_mean.shape, generator=generator, device=x.device) if noise is None else noise.flatten(0, 1)
+        z = q_mean + q_log_std.exp() * eps
+        condition = [take_rows(c, entry_of) for c in self.conditioner(levels)]
+        logits = self.decoder(z.to(condition[0].dtype), condition).unflatten(0, (K, B))
+        return Terms(
+            log_px=log_bernoulli(x, logits),
+            log_pz=log_normal(z, p_mean, p_log_std).unflatten(0, (K, B)),
+            log_qz=log_normal(z, q_mean, q_log_std).unflatten(0, (K, B)),
+            log_pa=log_p[a],
+            log_qa=log_q.gather(1, a.mT).mT,
+            kl_a=kl_categorical(log_q, log_p),
+        )
+
+    def sample(
+        self,
+        encoded: Encoded,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        addresses: Int[Tensor, " n"] | None = None,
+    ) -> Samples:
+        """n draws from p(x|M): a ~ p(a), z ~ p(z|m_a), x ~ p(x|z, m_a). `addresses` fixes a (Figures 2B, 4A)."""
+        if addresses is None:
+            addresses = draw_addresses(encoded.keys.log_p[None], n, generator)[:, 0]
+        levels = self.memory_pyramid(encoded.memory[addresses])
+        mean, log_std = split_gaussian(self.prior_head(levels[-1].flatten(1)))
+        z = mean + log_std.exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
+        return draw_images(self.decoder(z, self.conditioner(levels)), addresses, generator)
+
+
+def _distinct(index: Int[Tensor, "K B"]) -> tuple[Int[Tensor, " U"], Int[Tensor, " KB"]]:
+    """The distinct values, padded with the first to a multiple of 16, and the place of each flattened element among
+    them.
+
+    The padding keeps the number of different shapes small: a convolution library plans each shape anew.
+    """
+    values, place = index.flatten().unique(return_inverse=True)
+    missing = min(16 * math.ceil(len(values) / 16), index.numel()) - len(values)
+    return torch.cat((values, values[:1].expand(missing))), place
