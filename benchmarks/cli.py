@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import signal
@@ -107,10 +108,13 @@ def parse(options: type[Options], prog: str, argv: Sequence[str] | None) -> Opti
     except SystemExit as stop:
         if not stop.code:
             raise
-        words = [line.strip("│ \t") for line in said.getvalue().splitlines() if line.startswith("│")]
-        rule = next((i for i, line in enumerate(words) if set(line) <= {"─"}), len(words))
-        cause = re.sub(r"\s+", " ", " ".join(words[:rule])) or said.getvalue().strip()
-        raise InputError(f"{cause}; python -m {prog} --help lists the options") from None
+        # tyro frames its words: a heading, a rule where the terminal has no box characters, the cause, a rule, hints
+        lines = [line.strip("│| \t") for line in said.getvalue().strip().splitlines()[1:]]
+        lines = list(itertools.dropwhile(_is_rule, lines))
+        cause = re.sub(r"\s+", " ", " ".join(itertools.takewhile(lambda line: not _is_rule(line), lines))).strip()
+        raise InputError(
+            f"{cause.rstrip('.') or said.getvalue().strip()}; python -m {prog} --help lists the options"
+        ) from None
     for name in ("updates", "threads"):
         value = getattr(parsed, name)
         if value is not None and value < 1:
@@ -118,6 +122,10 @@ def parse(options: type[Options], prog: str, argv: Sequence[str] | None) -> Opti
     if parsed.minutes is not None and not parsed.minutes > 0:
         raise InputError(f"--minutes is {parsed.minutes}, must be above 0")
     return parsed
+
+
+def _is_rule(line: str) -> bool:
+    return set(line) <= set("─-╰╯")
 
 
 def open_data(options: CommonOptions, default: str) -> tuple[DataSet, bool]:

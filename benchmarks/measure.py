@@ -13,7 +13,7 @@ from benchmarks.build import DTYPES, build_model
 from benchmarks.run import Trained, train
 from benchmarks.spec import Cell, TrainSpec, identity
 from vma import checkpoint
-from vma.data import DataSet
+from vma.data import DataSet, ImageSet
 from vma.data.episodes import Episodes
 from vma.evaluation import METRICS, Scores, evaluate
 
@@ -80,11 +80,26 @@ def describe(spec: TrainSpec) -> str:
     return spec.model if spec.read is None else f"{spec.model} ({spec.read})"
 
 
+def check_cells(cells: Iterable[Cell], data: DataSet) -> None:
+    """Refuse, before anything is trained, cells whose episodes cannot be drawn from these data.
+
+    Raises:
+        InputError: if a split has too few classes or drawings.
+    """
+    for cell in cells:
+        Episodes(data.train, cell.train.episode, cell.train.seed)
+        Episodes(data.validation, cell.train.episode, cell.train.seed)
+        Episodes(_split(data, cell), cell.eval.episode, cell.eval.seed)
+
+
+def _split(data: DataSet, cell: Cell) -> ImageSet:
+    return {"train": data.train, "validation": data.validation, "test": data.test}[cell.eval.split]
+
+
 def measure(trained: Trained, cell: Cell, data: DataSet, device: torch.device) -> tuple[Scores, float]:
     """The scores of a cell and the seconds that they took."""
     torch.set_num_threads(cell.eval.threads)
-    split = {"train": data.train, "validation": data.validation, "test": data.test}[cell.eval.split]
-    episodes = Episodes(split.to(device), cell.eval.episode, cell.eval.seed)
+    episodes = Episodes(_split(data, cell).to(device), cell.eval.episode, cell.eval.seed)
     started = time.monotonic()
     scores = evaluate(
         trained.model,

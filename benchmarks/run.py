@@ -3,6 +3,7 @@
 import json
 import logging
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -172,6 +173,7 @@ def _train(
                 break
         save()
     if caught:
+        print(f"stopped after {done:,} updates, which are saved; the same command goes on from there", file=sys.stderr)
         raise Stopped(128 + caught[0])
     return Trained(model, spec, done, spent, spec.train_id)
 

@@ -17,7 +17,7 @@ from benchmarks.cli import (
     warning,
 )
 from benchmarks.experiments import SCALING_CLASSES, scaling_cell, scaling_training
-from benchmarks.measure import measure, obtain, record, rows_of, ship, stored
+from benchmarks.measure import check_cells, measure, obtain, record, rows_of, ship, stored
 from reports import tables
 from vma.errors import InputError
 
@@ -55,16 +55,15 @@ def run(options: Options) -> None:
             f"--classes is {options.classes}, must lie between 1 and the {available} test classes of {data.name}"
         )
     sweep = [options.classes] if options.classes else [c for c in SCALING_CLASSES if c <= available]
-    most = int(data.test.counts.max()) - 1
-    if options.shots > most:
-        raise InputError(f"--shots is {options.shots}, must be {most} or less: one drawing of each class is the target")
+    cells = [scaling_cell(spec, classes, options.shots, options.num_samples, options.targets) for classes in sweep]
+    check_cells(cells, data)
+    options.out.mkdir(parents=True, exist_ok=True)
     seconds = training_minutes(options, fallback) * 60
     trained = obtain(spec, data, device, updates=options.updates, seconds=seconds, from_scratch=options.from_scratch)
     origin = store.provenance(device)
     earlier = [] if options.again else store.read_rows(options.out / "scaling.jsonl")
     rows: list[dict[str, Any]] = []
-    for classes in tqdm(sweep, desc="evaluate vma", unit="cell"):
-        cell = scaling_cell(spec, classes, options.shots, options.num_samples, options.targets)
+    for cell in tqdm(cells, desc="evaluate vma", unit="cell"):
         found = stored(earlier, cell, trained, data)
         if not found:
             scores, spent = measure(trained, cell, data, device)

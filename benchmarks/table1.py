@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -22,14 +21,14 @@ from benchmarks.cli import (
     warning,
 )
 from benchmarks.experiments import table1_cells, table1_training
-from benchmarks.measure import describe, measure, obtain, record, row_keys, rows_of, ship, stored
+from benchmarks.measure import check_cells, describe, measure, obtain, record, rows_of, ship, stored
 from benchmarks.run import Trained
 from benchmarks.spec import Cell
 from reports import tables
 from vma.data import DataSet
 from vma.data.episodes import Episodes
 from vma.errors import InputError
-from vma.evaluation import Scores, clustered_stderr, evaluate_memories, join
+from vma.evaluation import Scores, evaluate_memories, join
 
 SHARES = {
     "vma": 0.6,
@@ -63,19 +62,22 @@ def run(options: Options) -> None:
     data, fallback = open_data(options, "omniglot_gmn")
     targets = options.targets or (FALLBACK_TARGETS if fallback else DEFAULT_TARGETS)
     minutes = training_minutes(options, fallback)
+    specs = {
+        name: resolve_spec(declared, options, data, device)
+        for name, declared in table1_training().items()
+        if name in options.models
+    }
+    cells = {name: table1_cells(spec, options.protocol, targets) for name, spec in specs.items()}
+    check_cells([cell for part in cells.values() for cell in part], data)
+    options.out.mkdir(parents=True, exist_ok=True)
     origin = store.provenance(device)
     rows: list[dict[str, Any]] = []
-    kept: dict[str, dict[str, Scores]] = {}
-    for name, declared in table1_training().items():
-        if name not in options.models:
-            continue
-        spec = resolve_spec(declared, options, data, device)
+    for name, spec in specs.items():
         seconds = minutes * 60 * SHARES[name]
         trained = obtain(
             spec, data, device, updates=options.updates, seconds=seconds, from_scratch=options.from_scratch
         )
-        cells = table1_cells(spec, options.protocol, targets)
-        rows += evaluate_model(options, trained, cells, data, device, origin, kept)
+        rows += evaluate_model(options, trained, cells[name], data, device, origin)
         if options.out.resolve() == (store.ROOT / "results").resolve():
             print(f"weights: {ship(trained, data, options.out / 'checkpoints')}")
     report(options, rows, data)
@@ -88,31 +90,14 @@ def evaluate_model(
     data: DataSet,
     device: torch.device,
     origin: Mapping[str, Any],
-    kept: dict[str, dict[str, Scores]],
 ) -> list[dict[str, Any]]:
-    """The rows of one model, those that --out has already included; soft attention's also set against VMA's on the same
-    targets.
-    """
+    """The rows of one model, those that --out has already included."""
     earlier = [] if options.again else store.read_rows(options.out / "table1.jsonl")
     found = {cell: stored(earlier, cell, trained, data) for cell in cells}
     rows = [row for cell in cells for row in found[cell]]
     missing = [cell for cell in cells if not found[cell]]
-    own = kept.setdefault(trained.spec.model, {})
-    progress = f"evaluate {describe(trained.spec)}"
-    for cell, scores, seconds in scored(trained, missing, data, device, progress):
-        own[cell.eval.eval_id] = scores
+    for cell, scores, seconds in scored(trained, missing, data, device, f"evaluate {describe(trained.spec)}"):
         new = rows_of("table1", cell, trained, scores, data, seconds, origin)
-        reference = kept.get("vma", {}).get(cell.eval.eval_id)
-        if cell.train.model == "soft" and reference is not None:
-            difference = scores.nll - reference.nll
-            values = {
-                "targets": "all",
-                "metric": "nll_minus_vma",
-                "value": float(np.mean(difference)),
-                "stderr": clustered_stderr(difference, scores.x_class),
-                "n": len(scores),
-            }
-            new.append({**row_keys("table1", cell, trained, data, origin), **values})
         record(options.out, "table1", cell, trained, new, scores)
         rows += new
     return rows
@@ -144,7 +129,7 @@ def scored(
 def report(options: Options, rows: list[dict[str, Any]], data: DataSet) -> None:
     """Print the table and write it in three forms."""
     paper = tables.paper_numbers()
-    frame = tables.table1(rows, paper, options.protocol)
+    frame = tables.table1(rows, paper, options.protocol, options.out / "artifacts")
     updates = ", ".join(
         f"{tables.NAMES[str(model)]} {part.updates.iloc[0]:,}" for model, part in frame.groupby("model", sort=False)
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 PAPER = Path(__file__).resolve().parents[1] / "results" / "paper.csv"
@@ -19,32 +20,59 @@ def paper_numbers(path: Path = PAPER) -> pd.DataFrame:
     return paper.assign(number=pd.to_numeric(paper.value, errors="coerce"))
 
 
-def table1(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame, protocol: str) -> pd.DataFrame:
+def table1(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame, protocol: str, artifacts: Path) -> pd.DataFrame:
     """Table 1 as a tidy frame: a line for each model, classes, shots and group of targets.
 
-    Columns: model, targets, classes, shots, value, stderr, n, updates, paper, difference (ours - paper's, nats),
-        soft_minus_vma and its stderr (soft attention's NLL minus VMA's on the same targets). The paper's VMA figures
-        stand beside ours under `per_class` only, the protocol that they follow as far as can be inferred; GMN's
-        published figures follow `gmn`.
+    Columns: model, targets, classes, shots, value, stderr, n, updates; paper and difference (ours minus the paper's);
+        minus_vma and minus_vma_stderr (soft attention's NLL minus VMA's, from the per-target values in `artifacts`
+        where both saw the same targets). All in nats. The paper's VMA figures stand beside ours under `per_class` only,
+        the protocol that they follow as far as can be inferred; GMN's published figures follow `gmn`.
     """
-    frame = pd.DataFrame(list(rows))
-    ours = frame[(frame.metric == "nll") & (frame.protocol.isin((protocol, "none")))]
-    ours = ours[["model", "targets", "classes", "shots", "value", "stderr", "n", "updates"]]
-    paired = frame[(frame.metric == "nll_minus_vma") & (frame.protocol == protocol)]
-    if len(paired):
-        paired = paired[["model", "targets", "classes", "shots", "value", "stderr"]]
-        paired = paired.rename(columns={"value": "minus_vma", "stderr": "minus_vma_stderr"})
-        ours = ours.merge(paired, "left", ["model", "targets", "classes", "shots"])
-    published = paper[(paper["where"] == "Table 1") & (paper.model == "vma")].rename(columns={"number": "paper"})
+    frame = pd.DataFrame(list(rows)).astype({"classes": float, "shots": float})  # null for a model without memory
+    ours = frame[(frame.metric == "nll") & frame.protocol.isin((protocol, "none"))]
+    cell = ["model", "targets", "classes", "shots"]
+    ours = ours.drop_duplicates(cell, keep="last")
+    vma = ours[(ours.model == "vma") & (ours.targets == "all")].set_index(["classes", "shots"])
+    soft = ours[(ours.model == "soft") & (ours.targets == "all")]
+    paired = [
+        {**{k: row[k] for k in cell}, **paired_difference(row, vma.loc[key], artifacts)}
+        for _, row in soft.iterrows()
+        if (key := (row.classes, row.shots)) in vma.index
+    ]
+    ours = ours[[*cell, "value", "stderr", "n", "updates"]]
+    if paired:
+        ours = ours.merge(pd.DataFrame(paired), "left", cell)
     if protocol == "per_class":
+        published = paper[(paper["where"] == "Table 1") & (paper.model == "vma")].rename(columns={"number": "paper"})
         ours = ours.merge(published[["model", "classes", "shots", "paper"]], "left", ["model", "classes", "shots"])
         ours["difference"] = ours.value - ours.paper
     return ours.reset_index(drop=True)
 
 
+def paired_difference(row: "pd.Series[Any]", reference: "pd.Series[Any]", artifacts: Path) -> dict[str, float]:
+    """NLL of a row's cell minus that of another on the same targets: mean and standard error clustered by class, in
+    nats.
+
+    Nothing where the per-target values of either are not there, or their targets differ.
+    """
+    paths = [artifacts / f"{r.train_id}-{r.updates}-{r.eval_id}.npz" for r in (row, reference)]
+    if not all(path.exists() for path in paths):
+        return {}
+    with np.load(paths[0], allow_pickle=False) as ours, np.load(paths[1], allow_pickle=False) as theirs:
+        if not np.array_equal(ours["x_index"], theirs["x_index"]):
+            return {}
+        difference = pd.Series(ours["nll"].astype(float) - theirs["nll"])
+        sums = (difference - difference.mean()).groupby(ours["x_class"]).sum()
+    stderr = (
+        float(np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(difference)) if len(sums) > 1 else np.nan
+    )
+    return {"minus_vma": float(difference.mean()), "minus_vma_stderr": stderr}
+
+
 def quoted_gmn(paper: pd.DataFrame) -> pd.DataFrame:
     """GMN's published rows of Table 1: classes as index, shots as columns."""
     gmn = paper[(paper["where"] == "Table 1") & (paper.model == "gmn")]
+    gmn = gmn.astype({"classes": int, "shots": int})
     return gmn.pivot(index="classes", columns="shots", values="number")
 
 
@@ -52,7 +80,7 @@ def table1_grid(frame: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     """The table as it is read: a line for each model, C and kind of figure, a column for each number of examples; all
     text.
     """
-    shots = sorted(frame[frame.model != "vae"].shots.dropna().unique())
+    shots = list(quoted_gmn(paper).columns)
     lines: list[list[str]] = []
 
     def add(model: str, classes: str, what: str, cells: list[str]) -> None:

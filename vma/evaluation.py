@@ -109,7 +109,6 @@ def concatenate(terms: list[Terms]) -> Terms:
     return Terms(**{name: torch.cat([getattr(t, name) for t in terms]) for name in names}, kl_a=terms[0].kl_a)
 
 
-@torch.no_grad()
 def evaluate_memories(
     model: torch.nn.Module,
     episodes: Sequence[Callable[[int], Episode]],
@@ -143,6 +142,7 @@ def evaluate_memories(
             yield _memories_scores(model, cells, num_samples, generator, chunk, f"evaluation episode {step}")
 
 
+@torch.no_grad()
 def _memories_scores(
     model: torch.nn.Module, cells: list[Episode], num_samples: int, generator: torch.Generator, chunk: int, where: str
 ) -> list[Scores]:

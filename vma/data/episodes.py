@@ -1,7 +1,7 @@
 """Episodes: targets and the memory that they share, as a pure function of (seed, step)."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,7 @@ from vma.errors import InputError
 PROTOCOLS = ("per_class", "gmn", "recall", "none")
 
 
+@runtime_checkable
 class Images(Protocol):
     """What an episode is drawn from: images (N, 1, H, W) of uint8 and the offsets (C + 1,) of their classes."""
 

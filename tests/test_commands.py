@@ -1,0 +1,156 @@
+"""The commands as a user types them: a whole run on built-in characters, its files, and one line for each mistake."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import experiments, scaling, store, table1
+from benchmarks.cli import run_command
+from reports import tables
+from vma.errors import DataUnavailable
+
+TINY = ["--image-size", "8", "--updates", "2", "--targets", "3", "--threads", "1"]
+BUILT_IN = "BUILT-IN CHARACTERS (strokes), NOT THE PAPER'S DATA"
+
+
+def call(module, *arguments: str) -> int:
+    return run_command(module.Options, module.run, module.__name__, list(arguments))
+
+
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "TABLE1_NUM_SAMPLES", 6)
+
+
+def test_table1_runs_through_and_says_what_it_ran_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert call(table1, "--dataset", "strokes", "--out", str(out), *TINY) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0].startswith(BUILT_IN)
+    assert printed.splitlines()[-1].startswith(BUILT_IN)
+    assert f"Table 1. {BUILT_IN}" in printed
+    rows = store.read_rows(out / "table1.jsonl")
+    nll = [row for row in rows if row["metric"] == "nll"]
+    assert len(nll) == 28 + 28 + 1
+    assert {row["updates"] for row in rows} == {2}
+    assert {row["dataset"] for row in rows} == {"strokes"}
+    assert all(tuple(row)[: len(store.ROW_KEYS)] == store.ROW_KEYS for row in rows)
+    assert (out / "table1.md").read_text().count("| VMA |") == 4
+    assert (out / "table1.csv").read_text().startswith("model,")
+    assert r"\toprule" in (out / "table1.tex").read_text()
+    specs = {json.loads(line)["id"] for line in (out / "specs.jsonl").read_text().splitlines()}
+    assert {row["train_id"] for row in rows} | {row["eval_id"] for row in rows} == specs
+
+
+def test_cells_that_have_their_rows_are_not_evaluated_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--dataset", "strokes", "--out", str(tmp_path), *TINY, "--models", "vma", "vae"]
+    assert call(table1, *arguments) == 0
+    first = (tmp_path / "table1.jsonl").read_bytes()
+    printed = capsys.readouterr().out
+    assert call(table1, *arguments) == 0
+    assert (tmp_path / "table1.jsonl").read_bytes() == first
+    assert capsys.readouterr().out == printed
+    assert call(table1, *arguments, "--again") == 0
+    assert len((tmp_path / "table1.jsonl").read_bytes()) > len(first)
+
+
+def test_table1_under_gmn_sets_duplicated_targets_apart(tmp_path: Path) -> None:
+    arguments = ["--dataset", "strokes", "--protocol", "gmn", "--models", "vma", "--out", str(tmp_path), *TINY]
+    assert call(table1, *arguments) == 0
+    rows = store.read_rows(tmp_path / "table1.jsonl")
+    by_cell: dict[str, dict[str, int]] = {}
+    for row in rows:
+        if row["metric"] == "nll":
+            by_cell.setdefault(row["eval_id"], {})[row["targets"]] = row["n"]
+    assert len(by_cell) == 28
+    assert all(n["all"] == n.get("duplicated", 0) + n.get("new", 0) for n in by_cell.values())
+
+
+def test_scaling_evaluates_one_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--dataset", "strokes", "--classes", "5", "--shots", "19", "--out", str(tmp_path), *TINY]
+    assert call(scaling, *arguments) == 0
+    (row,) = [row for row in store.read_rows(tmp_path / "scaling.jsonl") if row["metric"] == "nll"]
+    assert (row["classes"], row["shots"], row["memory_size"], row["n"]) == (5, 19, 95, 5)
+    assert capsys.readouterr().out.splitlines()[-1].startswith(BUILT_IN)
+
+
+MISTAKES = {
+    "an unknown flag": (["--targts", "3"], "Unrecognized options: --targts"),
+    "no number": (["--targets", "x"], "--targets"),
+    "one target": (["--targets", "1"], "--targets is 1"),
+    "no update": (["--updates", "0"], "--updates is 0"),
+    "no time": (["--minutes", "0"], "--minutes is 0"),
+    "an unknown data set": (["--dataset", "cifar"], "no such data set"),
+    "an unknown protocol": (["--protocol", "recall"], "'per_class', 'gmn'"),
+    "a device that is not there": (["--dataset", "strokes", "--device", "tpu"], "use --device cpu"),
+    "an empty folder": (["--dataset", "folder:{tmp}", "--image-size", "8"], "at least 3 are needed"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_costs_one_line(mistake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, words = MISTAKES[mistake]
+    out = tmp_path / "out"
+    assert call(table1, *(a.format(tmp=tmp_path) for a in arguments), "--out", str(out)) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1, said
+    line = said.rstrip()
+    assert line.startswith("error: ")
+    assert words in line
+    assert not out.exists()
+
+
+def nothing_there(name: str, **_: object) -> None:
+    raise DataUnavailable(f"{name} is nowhere", ("cache: not there", "https://host/file: no network"))
+
+
+def test_without_data_the_error_lists_what_was_tried(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.cli.load", nothing_there)
+    assert call(table1, "--out", str(tmp_path / "out")) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "tried" in line] == [
+        "  tried cache: not there",
+        "  tried https://host/file: no network",
+    ]
+    assert lines[-1].endswith("python -m benchmarks.table1 --dataset strokes")
+
+
+def test_the_fallback_is_taken_only_when_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vma.data import load
+
+    monkeypatch.setattr(
+        "benchmarks.cli.load", lambda name, **k: load(name, **k) if name == "strokes" else nothing_there(name)
+    )
+    arguments = ["--fallback", "strokes", "--models", "vae", "--out", str(tmp_path), *TINY]
+    assert call(table1, *arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(BUILT_IN)
+    assert "omniglot_gmn is nowhere" in lines[0]
+    assert {row["dataset"] for row in store.read_rows(tmp_path / "table1.jsonl")} == {"strokes"}
+
+
+def test_a_full_disk_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, rows: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(store, "append_rows", full)
+    arguments = ["--dataset", "strokes", "--models", "vae", "--out", str(tmp_path), *TINY]
+    assert call(table1, *arguments) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: cannot write or read")
+    assert "No space left on device" in last
+    assert not (tmp_path / "table1.md").exists()
+
+
+def test_the_papers_table_is_whole() -> None:
+    paper = tables.paper_numbers()
+    table = paper[paper["where"] == "Table 1"]
+    assert len(table[table.model == "vma"]) == len(experiments.TABLE1_CLASSES) * len(experiments.TABLE1_SHOTS)
+    assert tables.quoted_gmn(paper).loc[1, 19] == 45.8
