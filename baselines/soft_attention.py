@@ -92,5 +92,6 @@ class SoftAttentionVAE(nn.Module):
 
     def sample(self, encoded: SoftEncoded, n: int, *, generator: torch.Generator | None = None) -> Samples:
         """n draws from p(x|M): z ~ N(0, I), x ~ p(x|z, m(z))."""
-        z = torch.randn(n, self.sizes.latent, generator=generator, device=encoded.e_a.device)
+        like = encoded.e_a
+        z = torch.randn(n, self.sizes.latent, generator=generator, device=like.device, dtype=like.dtype)
         return draw_images(self.decoder(z, self.condition(z, encoded)), None, generator)

@@ -41,7 +41,8 @@ class PlainVAE(nn.Module):
 
     def sample(self, encoded: None, n: int, *, generator: torch.Generator | None = None) -> Samples:
         """n draws from p(x): z ~ N(0, I), x ~ p(x|z)."""
-        z = torch.randn(n, self.sizes.latent, generator=generator, device=next(self.parameters()).device)
+        like = next(self.parameters())
+        z = torch.randn(n, self.sizes.latent, generator=generator, device=like.device, dtype=like.dtype)
         return draw_images(self.decoder(z), None, generator)
 
 

@@ -53,8 +53,9 @@ class EpisodeSpec:
     - recall: `memory_size` random images in memory, targets drawn from them with replacement (section 4.1).
     - none: random targets and no memory.
 
-    `target_classes` gives targets to the first few of the classes alone. Raising `classes` or `shots` only adds memory
-    to what a smaller value draws, so that cells of a table share their targets and differences between them are paired.
+    `target_classes` gives targets to the first few of the classes alone. With classes of one size, raising `classes` or
+    `shots` leaves the targets as they are (and under `per_class` only adds to memory), so that cells of a table share
+    their targets and differences between them are paired.
     """
 
     protocol: str = "per_class"

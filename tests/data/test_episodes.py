@@ -1,0 +1,233 @@
+"""Episodes: pure functions of (seed, step), the memory that each protocol promises, uniform choices, refusals."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+
+from vma.data import ImageSet
+from vma.data.episodes import Episode, Episodes, EpisodeSpec, _mix
+from vma.errors import InputError
+
+INT64 = torch.iinfo(torch.int64)
+SPECS = {
+    "per_class": EpisodeSpec(classes=4, targets_per_class=2, shots=3),
+    "per_class, one target class": EpisodeSpec(classes=5, targets_per_class=3, shots=2, target_classes=1),
+    "gmn": EpisodeSpec("gmn", classes=2, targets_per_class=5, shots=19, target_classes=1),
+    "recall": EpisodeSpec("recall", classes=4, targets_per_class=4, memory_size=30),
+    "none": EpisodeSpec("none", classes=4, targets_per_class=4),
+}
+each = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+
+
+def image_set(drawings: list[int]) -> ImageSet:
+    """Random images whose classes have so many drawings each."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 2, (sum(drawings), 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return ImageSet(images, torch.tensor([0, *drawings]).cumsum(0))
+
+
+EVEN = image_set([20] * 10)
+RAGGED = image_set([3, 20, 5, 1, 7, 4, 9, 2, 6, 5])
+
+
+def indices(episode: Episode) -> list[Any]:
+    parts = (episode.x_index, episode.memory_index, episode.x_class, episode.memory_class)
+    return [None if part is None else part.tolist() for part in parts]
+
+
+def counts(index: list[Tensor], n: int) -> Tensor:
+    return torch.bincount(torch.cat(index), minlength=n)
+
+
+# --- purity
+
+
+@each
+def test_an_episode_is_a_pure_function_of_seed_and_step(spec: EpisodeSpec) -> None:
+    forward, backward = Episodes(EVEN, spec, 7), Episodes(EVEN, spec, 7)
+    first = {step: indices(forward(step)) for step in (0, 1, 2, 10**12)}
+    assert {step: indices(backward(step)) for step in reversed(first)} == first
+    others = [indices(Episodes(EVEN, spec, seed)(step)) for seed in (7, 8) for step in range(50)]
+    assert len({str(other) for other in others}) == 100
+
+
+@pytest.mark.cuda
+@each
+def test_an_episode_is_the_same_on_every_device(spec: EpisodeSpec) -> None:
+    for part in (EVEN, RAGGED):
+        spec = spec if part is EVEN else replace(spec, classes=2, targets_per_class=1)
+        for step in range(20):
+            assert indices(Episodes(part.to("cuda"), spec, 7)(step)) == indices(Episodes(part, spec, 7)(step))
+
+
+@each
+def test_what_an_episode_says_of_its_images_is_true(spec: EpisodeSpec) -> None:
+    for step in range(20):
+        episode = Episodes(EVEN, spec, 0)(step)
+        assert len(episode.x) == spec.num_targets
+        assert episode.x.dtype == torch.float32
+        assert torch.equal(episode.x, EVEN.images[episode.x_index].float())
+        assert torch.equal(episode.x_class, EVEN.labels[episode.x_index])
+        if spec.protocol == "none":
+            assert episode.memory is episode.memory_index is episode.memory_class is None
+            assert not episode.duplicated.any()
+            continue
+        assert episode.memory_index is not None
+        assert len(episode.memory) == spec.num_entries
+        assert torch.equal(episode.memory, EVEN.images[episode.memory_index].float())
+        assert torch.equal(episode.memory_class, EVEN.labels[episode.memory_index])
+        inside = [index in episode.memory_index.tolist() for index in episode.x_index.tolist()]
+        assert episode.duplicated.tolist() == inside
+
+
+def splitmix64(value: int) -> int:
+    mask = 2**64 - 1
+    value = (value + 0x9E3779B97F4A7C15) & mask
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & mask
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & mask
+    return value ^ (value >> 31)
+
+
+def test_mix_is_splitmix64() -> None:
+    assert splitmix64(1234567) == 6457827717110365317  # the published first output for this seed
+    drawn = torch.randint(INT64.min, INT64.max, (500,), generator=torch.Generator().manual_seed(0))
+    values = torch.cat((drawn, torch.tensor([0, 1, -1, INT64.min, INT64.max])))
+    assert [v % 2**64 for v in _mix(values).tolist()] == [splitmix64(v % 2**64) for v in values.tolist()]
+
+
+# --- protocols
+
+
+@pytest.mark.parametrize("target_classes", [None, 1, 3])
+def test_per_class_memory_has_other_drawings_of_the_targets_classes(target_classes: int | None) -> None:
+    spec = EpisodeSpec(classes=4, targets_per_class=2, shots=3, target_classes=target_classes)
+    for part in (EVEN, RAGGED):
+        for step in range(100):
+            episode = Episodes(part, spec, 0)(step)
+            assert episode.memory_index is not None
+            drawn = episode.x_index.tolist() + episode.memory_index.tolist()
+            assert len(set(drawn)) == len(drawn)
+            classes, shots = episode.memory_class.unique(return_counts=True)
+            assert shots.tolist() == [3] * 4
+            target_classes_drawn, targets = episode.x_class.unique(return_counts=True)
+            assert targets.tolist() == [2] * (target_classes or 4)
+            assert set(target_classes_drawn.tolist()) <= set(classes.tolist())
+            assert (part.offsets.diff()[classes] >= 5).all()  # a class with fewer drawings is never chosen
+
+
+@pytest.mark.parametrize("target_classes", [None, 1])
+def test_more_shots_or_classes_only_add_memory(target_classes: int | None) -> None:
+    """Cells of one table share their targets."""
+    small = EpisodeSpec(classes=2, targets_per_class=2, shots=2, target_classes=target_classes)
+    for step in range(30):
+        base = Episodes(EVEN, small, 0)(step)
+        memory = set(base.memory_index.tolist())
+        for change in ({"shots": 3}, {"shots": 18}, {"classes": 3}, {"classes": 10, "shots": 9}):
+            larger = Episodes(EVEN, replace(small, **change), 0)(step)
+            assert memory < set(larger.memory_index.tolist())
+            assert larger.x_index.tolist()[: len(base.x_index)] == base.x_index.tolist()
+            assert target_classes is None or len(larger.x_index) == len(base.x_index)
+        wider = Episodes(EVEN, replace(small, classes=5), 0)(step)  # the first entries are the very same, in order
+        assert wider.memory_index.tolist()[: len(memory)] == base.memory_index.tolist()
+
+
+def test_gmn_targets_do_not_depend_on_classes_or_shots() -> None:
+    small = EpisodeSpec("gmn", classes=1, targets_per_class=3, shots=1, target_classes=1)
+    for step in range(30):
+        targets = indices(Episodes(EVEN, small, 0)(step))[0]
+        entries = [indices(Episodes(EVEN, replace(small, classes=4, shots=n), 0)(step)) for n in (2, 5, 19)]
+        assert all(x_index == targets for x_index, *_ in entries)
+        assert all(entries[2][1][: len(memory)] == memory for _, memory, *_ in entries)
+
+
+@pytest.mark.parametrize(("classes", "probability"), [(1, 0.6226), (2, 0.3819), (4, 0.2126)])
+def test_gmn_memory_is_drawn_with_replacement(classes: int, probability: float) -> None:
+    """A target is among 19 objects with probability 1 - (1 - 1/(20 C))^19; here all drawings of a class are targets."""
+    assert probability == pytest.approx(1 - (1 - 1 / (20 * classes)) ** 19, abs=1e-4)
+    episodes = Episodes(EVEN, EpisodeSpec("gmn", classes, 20, 19, target_classes=1), 0)
+    drawn = [episodes(step) for step in range(400)]
+    assert all(len(episode.memory) == 19 and len(episode.x_index.unique()) == 20 for episode in drawn)
+    assert all(len(episode.memory_class.unique()) <= classes for episode in drawn)
+    assert torch.cat([e.duplicated for e in drawn]).float().mean() == pytest.approx(probability, abs=0.02)
+    assert chisquare(counts([e.memory_index % 20 for e in drawn], 20)).pvalue > 1e-3
+    of_target = torch.cat([e.memory_class == e.x_class[0] for e in drawn]).float().mean()
+    assert of_target == pytest.approx(1 / classes, abs=0.02)
+
+
+def test_gmn_draws_stay_in_their_class_where_classes_are_ragged() -> None:
+    episodes = Episodes(RAGGED, EpisodeSpec("gmn", classes=3, targets_per_class=4, shots=40, target_classes=1), 0)
+    for step in range(100):
+        episode = episodes(step)
+        assert len(episode.memory_class.unique()) <= 3
+        assert (RAGGED.offsets.diff()[episode.memory_class] >= 4).all()
+
+
+def test_recall_has_every_target_in_memory() -> None:
+    for step in range(50):
+        episode = Episodes(RAGGED, SPECS["recall"], 0)(step)
+        assert episode.duplicated.all()
+        assert len(episode.memory_index.unique()) == 30
+    whole = Episodes(RAGGED, EpisodeSpec("recall", memory_size=len(RAGGED.images)), 0)(0)
+    assert sorted(whole.memory_index.tolist()) == [*range(len(RAGGED.images))]
+
+
+# --- uniformity
+
+
+def test_choices_are_uniform() -> None:
+    few = [Episodes(EVEN, EpisodeSpec(classes=1, targets_per_class=1, shots=1), 3)(step) for step in range(1500)]
+    assert chisquare(counts([e.x_class for e in few], 10)).pvalue > 1e-3
+    assert chisquare(counts([e.x_index % 20 for e in few], 20)).pvalue > 1e-3
+    pair = [20 * (e.x_index % 20) + e.memory_index % 20 for e in few]
+    off_diagonal = ~torch.eye(20, dtype=torch.bool).flatten()
+    assert chisquare(counts(pair, 400)[off_diagonal]).pvalue > 1e-3
+    plain = Episodes(RAGGED, EpisodeSpec("none", classes=1, targets_per_class=6200), 3)
+    assert chisquare(counts([plain(0).x_index], len(RAGGED.images))).pvalue > 1e-3
+    recall = [Episodes(RAGGED, EpisodeSpec("recall", 1, 1, memory_size=5), 3)(step) for step in range(1000)]
+    assert chisquare(counts([e.x_index for e in recall], len(RAGGED.images))).pvalue > 1e-3
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"protocol": "random"}, "protocol is 'random', must be one of per_class, gmn, recall, none"),
+        ({"classes": 0}, "classes is 0, must be 1 or more"),
+        ({"targets_per_class": -1}, "targets_per_class is -1, must be 1 or more"),
+        ({"shots": 0}, "shots is 0, must be 1 or more"),
+        ({"target_classes": 0}, "target_classes is 0, must lie between 1 and classes = 8"),
+        ({"target_classes": 9}, "target_classes is 9, must lie between 1 and classes = 8"),
+        ({"memory_size": 5}, "memory_size is given with protocol recall, and only with it"),
+        ({"protocol": "recall"}, "memory_size is given with protocol recall, and only with it"),
+        ({"protocol": "recall", "memory_size": 0}, "memory_size is 0, must be 1 or more"),
+    ],
+)
+def test_specs_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        EpisodeSpec(**fields)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            EpisodeSpec(classes=8, targets_per_class=4, shots=4),
+            "8 classes with 8 drawings each are needed, the set has 2",
+        ),
+        (EpisodeSpec("gmn", classes=8, shots=19), "8 classes with 4 drawings each are needed, the set has 7"),
+        (EpisodeSpec("recall", memory_size=63), "memory_size is 63, the set has 62 images: lower memory_size"),
+    ],
+)
+def test_sets_that_are_too_small_are_refused(spec: EpisodeSpec, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Episodes(RAGGED, spec, 0)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)

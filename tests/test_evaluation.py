@@ -1,0 +1,247 @@
+"""The evaluator: the same numbers as a direct computation, whatever the chunks; standard errors; classification."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from baselines import PlainVAE, SoftAttentionVAE
+from vma import MLPSizes, VariationalMemoryAddressing, iwae
+from vma.data import ImageSet
+from vma.data.episodes import Episode, Episodes, EpisodeSpec
+from vma.evaluation import Scores, classify, clustered_stderr, evaluate, evaluate_memories
+from vma.training import NonFiniteBound
+
+SIZES = MLPSizes(image=(1, 4, 4), widths=(6, 5), latent=1, embedding=3)
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "vma": lambda: VariationalMemoryAddressing(SIZES),
+    "soft": lambda: SoftAttentionVAE(SIZES),
+    "vae": lambda: PlainVAE(SIZES),
+}
+
+
+def image_set(classes: int = 6, drawings: int = 10) -> ImageSet:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 2, (classes * drawings, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    return ImageSet(images, torch.arange(0, classes * drawings + 1, drawings))
+
+
+def episodes(seed: int = 0, **fields: Any) -> Episodes:
+    return Episodes(image_set(), EpisodeSpec(**{"classes": 3, "targets_per_class": 2, "shots": 2, **fields}), seed)
+
+
+def build(name: str = "vma", scale: float = 0.4) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = MODELS[name]()
+        for p in model.parameters():
+            p.data = scale * (torch.rand_like(p) if p.dim() == 1 else torch.randn_like(p) * math.sqrt(2 / p[0].numel()))
+    return model
+
+
+def same(one: Scores, other: Scores) -> bool:
+    return all(np.array_equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(Scores))
+
+
+# --- the bound
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("K", [1, 5])
+def test_one_chunk_is_one_forward(name: str, K: int) -> None:
+    model, episode = build(name), episodes()(3)
+    scores = evaluate(model, episodes(), [3], K, seed=2, chunk=6 * K)
+    generator = torch.Generator().manual_seed(2 * 1_000_003 + 3)
+    with torch.no_grad():
+        terms = model(episode.x, model.encode_memory(episode.memory), K, generator=generator)
+    np.testing.assert_allclose(scores.nll, -iwae(terms).double(), rtol=1e-6)
+    assert np.array_equal(scores.kl_a, terms.kl_a.double())
+    assert np.array_equal(scores.kl_z, terms.kl_z.double())
+    assert np.array_equal(scores.log_px, terms.log_px.mean(0).double())
+    assert np.array_equal(scores.x_index, episode.x_index)
+    assert np.array_equal(scores.x_class, episode.x_class)
+    assert np.array_equal(scores.duplicated, episode.duplicated)
+
+
+@pytest.mark.parametrize(("K", "chunk"), [(30, 1), (300, 7), (1000, 64), (1000, 999), (1000, 1000), (1000, 2500)])
+def test_chunks_bound_memory_and_leave_the_distribution(K: int, chunk: int) -> None:
+    """No forward decodes more than `chunk` samples, and K samples in any chunks estimate the same bounds."""
+    model, sizes = build(), []
+    model.decoder.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    scores = evaluate(model, episodes(), range(2), K, chunk=chunk)
+    assert len(scores) == 12
+    assert max(sizes) <= chunk
+    assert sum(sizes) == K * 12
+    whole = evaluate(model, episodes(), range(2), K, seed=1, chunk=10**6)
+    assert np.array_equal(scores.x_index, whole.x_index)
+    np.testing.assert_allclose(scores.kl_a, whole.kl_a, atol=1e-6)
+    for metric in ("nll", "kl_z", "log_px"):
+        assert getattr(scores, metric).mean() == pytest.approx(getattr(whole, metric).mean(), abs=6 / math.sqrt(12 * K))
+
+
+def test_nll_falls_with_samples_and_its_parts_add_up_at_one() -> None:
+    scores = {K: evaluate(build(scale=0.6), episodes(), range(60), K) for K in (1, 4, 16, 128)}
+    means = [s.nll.mean() for s in scores.values()]
+    assert all(fewer > more + 0.02 for fewer, more in itertools.pairwise(means)), means
+    one = scores[1]
+    assert one.nll.mean() == pytest.approx((one.kl_a + one.kl_z - one.log_px).mean(), abs=0.1)
+
+
+@pytest.mark.parametrize("chunk", [4, 1024])
+def test_scores_of_an_episode_depend_on_no_other(chunk: int) -> None:
+    model = build()
+    alone = evaluate(model, episodes(), [5], 4, chunk=chunk)
+    among = evaluate(model, episodes(), [9, 5, 0], 4, chunk=chunk)
+    assert same(among.where(np.arange(len(among)) // 6 == 1), alone)
+    assert not same(evaluate(model, episodes(), [5], 4, seed=1, chunk=chunk), alone)
+
+
+def test_a_broken_bound_names_the_episode_and_the_term() -> None:
+    model = build()
+    nn.init.constant_(model.prior_head.bias, torch.nan)
+    with pytest.raises(NonFiniteBound, match="not finite at evaluation episode 4: log_pz broke"):
+        evaluate(model, episodes(), [4], 3)
+
+
+# --- one target under many memories
+
+
+def memories(*sizes: int) -> list[Episodes]:
+    """Nested memories of one class to all six, with one target."""
+    return [episodes(classes=c, targets_per_class=1, shots=9, target_classes=1) for c in sizes]
+
+
+def test_shared_draws_leave_the_bound_of_each_memory() -> None:
+    """Over 400 evaluations of one target the mean is that of `evaluate`, within 4 standard errors, for each memory."""
+    model, cells = build(), [cell(0) for cell in memories(1, 3, 6)]
+    frozen = [lambda step, episode=episode: episode for episode in cells]
+    shared = [*evaluate_memories(model, frozen, range(400), 3)]
+    for i, cell in enumerate(frozen):
+        one, other = evaluate(model, cell, range(400, 800), 3), [scores[i] for scores in shared]
+        assert np.array_equal(other[0].x_index, one.x_index[:1])
+        np.testing.assert_allclose(other[0].kl_a, one.kl_a[:1], atol=1e-6)
+        for metric in ("nll", "kl_z", "log_px"):
+            a, b = getattr(one, metric), np.concatenate([getattr(s, metric) for s in other])
+            error = math.hypot(a.std(), b.std()) / math.sqrt(400)
+            assert abs(a.mean() - b.mean()) < 4 * error, (i, metric)
+
+
+def test_shared_draws_are_decoded_once_and_in_chunks() -> None:
+    model, sizes = build(), []
+    model.decoder.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    [scores] = evaluate_memories(model, memories(4, 5, 6), [2], 1000, chunk=100)
+    assert max(sizes) <= 100
+    assert 1000 <= sum(sizes) < 2000  # of 3,000
+    whole = [evaluate(build(), cell, [2], 1000) for cell in memories(4, 5, 6)]
+    for one, other in zip(scores, whole, strict=True):
+        np.testing.assert_allclose(one.nll, other.nll, atol=0.5)
+
+
+def test_one_memory_of_one_entry_is_plain_evaluation() -> None:
+    """With a single address nothing is drawn but noise: exact equality up to rounding."""
+    cell = episodes(classes=1, targets_per_class=1, shots=1)
+    generator = torch.Generator().manual_seed(3)
+    [[scores]] = evaluate_memories(build(), [cell], [3], 8)
+    with torch.no_grad():
+        model, episode = build(), cell(3)
+        torch.multinomial(torch.ones(1, 1), 8, replacement=True, generator=generator)  # the addresses
+        terms = model(
+            episode.x, model.encode_memory(episode.memory), 8, generator=generator, addresses=torch.zeros(8, 1).long()
+        )
+    assert scores.kl_a == 0
+    np.testing.assert_allclose(scores.nll, -iwae(terms), rtol=1e-5)
+
+
+def test_memories_of_different_targets_are_refused() -> None:
+    with pytest.raises(ValueError, match="step 0: evaluate_memories needs the same single target"):
+        next(evaluate_memories(build(), [episodes()], [0], 2))
+    different = [*memories(3), episodes(seed=1, classes=3, targets_per_class=1, shots=9, target_classes=1)]
+    with pytest.raises(ValueError, match="step 0: evaluate_memories needs the same single target"):
+        next(evaluate_memories(build(), different, [0], 2))
+
+
+# --- standard errors
+
+
+def test_clustered_stderr() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=50)
+    plain = values.std(ddof=1) / math.sqrt(50)
+    assert clustered_stderr(values, rng.permutation(50)) == pytest.approx(plain)
+    twice = np.repeat(values, 2)  # a copy is no new evidence
+    assert clustered_stderr(twice, np.repeat(np.arange(50), 2)) == pytest.approx(plain)
+    naive = twice.std(ddof=1) / math.sqrt(100)
+    assert clustered_stderr(twice, np.repeat(np.arange(50), 2)) == pytest.approx(math.sqrt(2) * naive, rel=0.01)
+    assert math.isnan(clustered_stderr(values, np.zeros(50, dtype=int)))
+
+
+def test_summary_clusters_by_class_or_by_image() -> None:
+    scores = evaluate(build(), episodes(), range(20), 2)
+    by_class, by_image = scores.summary("nll", by_class=True), scores.summary("nll", by_class=False)
+    assert by_class == (scores.nll.mean(), clustered_stderr(scores.nll, scores.x_class))
+    assert by_image == (scores.nll.mean(), clustered_stderr(scores.nll, scores.x_index))
+
+
+# --- classification
+
+
+def one_episode(classes: int, shots: int) -> Episode:
+    return episodes(classes=classes, targets_per_class=1, shots=shots)(0)
+
+
+@pytest.mark.parametrize(("classes", "shots"), [(6, 1), (4, 5), (1, 3)])
+def test_classification_sums_over_the_entries_of_a_class(classes: int, shots: int) -> None:
+    model, episode = build(), one_episode(classes, shots)
+    found = classify(model, episode, 7, generator=torch.Generator().manual_seed(0))
+    assert found.classes.tolist() == sorted(set(episode.memory_class.tolist()))
+    with torch.no_grad():
+        encoded = model.encode_memory(episode.memory)
+        q = model.address(episode.x, encoded)[0].exp()
+        p = encoded.keys.log_p.exp()
+        generator, evidence = torch.Generator().manual_seed(0), []
+        for a in range(len(p)):
+            addresses = torch.full((7, len(q)), a)
+            t = model(episode.x, encoded, 7, generator=generator, addresses=addresses)
+            evidence.append(p[a] * (t.log_px + t.log_pz - t.log_qz).exp().mean(0))
+    for rule, weights in ((found.feed_forward, q), (found.likelihood, torch.stack(evidence, 1))):
+        summed = torch.stack([weights[:, episode.memory_class == c].sum(1) for c in found.classes], 1)
+        torch.testing.assert_close(rule.exp(), summed / summed.sum(1, keepdim=True))
+        torch.testing.assert_close(rule.exp().sum(1), torch.ones(len(q)))
+        expected = [found.classes[row.argmax()] == c for row, c in zip(summed, episode.x_class, strict=True)]
+        assert found.correct(rule, episode.x_class).tolist() == expected
+
+
+def test_feed_forward_rule_is_q_where_each_class_has_one_entry() -> None:
+    model, episode = build(), one_episode(6, 1)
+    found = classify(model, episode, 1)
+    log_q = model.address(episode.x, model.encode_memory(episode.memory))[0].detach()
+    torch.testing.assert_close(found.feed_forward, log_q[:, episode.memory_class.argsort()])
+
+
+def test_likelihood_rule_is_the_posterior_over_classes() -> None:
+    """p(c|x) by the exact integral over a one-dimensional z under the prior, a sum over the memory of the class."""
+    model, episode = build(), one_episode(3, 2)
+    found = classify(model, episode, 5000, generator=torch.Generator().manual_seed(0))
+    grid = torch.linspace(-6, 6, 601)
+
+    def log_evidence(x: Tensor, entry: Tensor) -> Tensor:
+        levels = model.memory_pyramid(entry[None])
+        mean, log_std = model.prior_head(levels[-1])[0]
+        condition = [c.expand(601, -1) for c in model.conditioner(levels)]
+        logits = model.decoder((mean + log_std.exp() * grid)[:, None], condition)
+        log_px = torch.distributions.Bernoulli(logits=logits).log_prob(x).sum((1, 2, 3))
+        return (log_px + (-0.5 * grid**2).log_softmax(0)).logsumexp(0)
+
+    with torch.no_grad():
+        log_p = model.encode_memory(episode.memory).keys.log_p
+        joint = torch.stack([torch.stack([log_evidence(x, m) for m in episode.memory]) for x in episode.x]) + log_p
+    member = episode.memory_class == found.classes[:, None]
+    exact = (joint.softmax(1)[:, None] * member).sum(-1)
+    torch.testing.assert_close(found.likelihood.exp(), exact, rtol=0, atol=0.02)
+    assert exact.std() > 0.05

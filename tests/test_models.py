@@ -1,0 +1,303 @@
+"""One contract for all models: what they return, what gets a gradient, what memory may be; and naive loops beside."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Normal
+
+from baselines import PlainVAE, SoftAttentionVAE
+from vma import ConvSizes, MLPSizes, Terms, VariationalMemoryAddressing, iwae, vimco
+from vma.checkpoint import load_weights, save_weights
+from vma.networks import Sizes
+
+CONV = ConvSizes(image=(1, 8, 8), widths=(4,) * 6, hidden=None, latent=2, embedding=4)
+HIDDEN = ConvSizes(image=(1, 8, 8), widths=(4,) * 6, hidden=8, latent=3, embedding=4)
+MLP = MLPSizes(image=(1, 4, 4), widths=(6, 5), latent=2, embedding=3)
+LEARNED = 5  # entries of a learned memory, unless a test replaces it
+
+
+@dataclass(frozen=True)
+class Case:
+    make: Callable[..., nn.Module]
+    sizes: Sizes
+    options: dict[str, Any]
+
+    @property
+    def vma(self) -> bool:
+        return self.make is VariationalMemoryAddressing
+
+    @property
+    def entry(self) -> tuple[int, ...]:
+        return self.options.get("memory_shape", self.sizes.image)
+
+
+CASES = {
+    "vma, conv": Case(VariationalMemoryAddressing, CONV, {}),
+    "vma, conv with a hidden layer": Case(VariationalMemoryAddressing, HIDDEN, {"pixel_mean": 0.2}),
+    "vma, mlp": Case(VariationalMemoryAddressing, MLP, {}),
+    "vma, flat prior": Case(VariationalMemoryAddressing, MLP, {"prior": "flat"}),
+    "vma, inner product": Case(VariationalMemoryAddressing, MLP, {"similarity": "inner"}),
+    "vma, cosine": Case(VariationalMemoryAddressing, CONV, {"similarity": "cosine"}),
+    "vma, vectors": Case(VariationalMemoryAddressing, MLP, {"memory_shape": (7,)}),
+    "vma, learned memory": Case(VariationalMemoryAddressing, MLP, {"memory_shape": (7,), "learned_entries": LEARNED}),
+    "vma, learned images": Case(VariationalMemoryAddressing, CONV, {"learned_entries": LEARNED}),
+    "soft, conv": Case(SoftAttentionVAE, CONV, {}),
+    "soft, mlp": Case(SoftAttentionVAE, MLP, {"read": "images"}),
+    "soft features, conv": Case(SoftAttentionVAE, HIDDEN, {"read": "features"}),
+    "soft features, mlp": Case(SoftAttentionVAE, MLP, {"read": "features"}),
+    "vae, conv": Case(PlainVAE, HIDDEN, {}),
+    "vae, mlp": Case(PlainVAE, MLP, {}),
+}
+each = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+each_vma = pytest.mark.parametrize(
+    "case", [c for c in CASES.values() if c.vma], ids=[name for name, c in CASES.items() if c.vma]
+)
+
+
+def build(case: Case, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = case.make(case.sizes, **case.options).to(dtype)
+        for p in model.parameters():  # far from the tame start, no layer dead
+            p.data = 0.5 * torch.rand_like(p) if p.dim() == 1 else p + 0.5 * torch.randn_like(p) / p[0].numel() ** 0.5
+    return model
+
+
+def binary(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def encode(model: nn.Module, memory: Tensor) -> Any:
+    """Encode any memory; a learned one is replaced by it first."""
+    if getattr(model, "memory", None) is None:
+        return model.encode_memory(memory)
+    model.memory = nn.Parameter(memory)
+    return model.encode_memory(None)
+
+
+def run(
+    case: Case, model: nn.Module, x: Tensor, encoded: Any, K: int, addresses: Tensor | None = None, seed: int = 3
+) -> Terms:
+    """Terms at noise, and for a model with an address at addresses, that a seed decides."""
+    noise = torch.randn(K, len(x), case.sizes.latent, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
+    fixed = {"noise": noise}
+    if case.vma:
+        M = len(encoded.memory)
+        drawn = torch.randint(0, M, (K, len(x)), generator=torch.Generator().manual_seed(seed + 1))
+        fixed["addresses"] = drawn if addresses is None else addresses
+    return model(x, encoded, K, **fixed)
+
+
+def assert_same(one: Terms, other: Terms, tolerance: float = 1e-10) -> None:
+    for field in fields(Terms):
+        found, expected = getattr(one, field.name), getattr(other, field.name)
+        torch.testing.assert_close(
+            found, expected, rtol=tolerance, atol=tolerance, msg=lambda m, f=field: f"{f.name}: {m}"
+        )
+
+
+# --- the contract
+
+
+@each
+@pytest.mark.parametrize(("K", "B", "M"), [(1, 1, 1), (2, 3, 5), (5, 7, 50)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_terms_have_their_shapes_for_any_memory(case: Case, K: int, B: int, M: int, dtype: torch.dtype) -> None:
+    model = build(case, dtype=dtype)
+    x = binary(B, *case.sizes.image, dtype=dtype)
+    encoded = encode(model, binary(M, *case.entry, seed=2, dtype=dtype))
+    terms = model(x, encoded, K, generator=torch.Generator().manual_seed(0))
+    for field in fields(Terms):
+        value = getattr(terms, field.name)
+        assert value.shape == ((B,) if field.name == "kl_a" else (K, B))
+        assert value.dtype == dtype
+        assert value.isfinite().all()
+    assert iwae(terms).shape == (B,)
+    if M == 1 or not case.vma:
+        assert not any(value.any() for value in (terms.kl_a, terms.log_pa, terms.log_qa))
+
+
+@each
+def test_terms_are_float32_under_bfloat16(case: Case) -> None:
+    model = build(case, dtype=torch.float32)
+    x, memory = binary(3, *case.sizes.image, dtype=torch.float32), binary(5, *case.entry, seed=2, dtype=torch.float32)
+    exact = run(case, model, x, encode(model, memory), 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = run(case, model, x, encode(model, memory), 4)
+    assert all(getattr(rounded, field.name).dtype == torch.float32 for field in fields(Terms))
+    torch.testing.assert_close(iwae(rounded), iwae(exact), rtol=0.1, atol=1.0)
+
+
+@each
+def test_every_parameter_gets_a_gradient(case: Case) -> None:
+    model = build(case)
+    encoded = encode(model, binary(LEARNED, *case.entry, seed=2))
+    terms = run(case, model, binary(6, *case.sizes.image), encoded, 4)
+    (vimco if case.vma else iwae)(terms).mean().backward()
+    for name, parameter in model.named_parameters():
+        if case.options.get("similarity") == "inner" and name == "addressing.embed_memory.head.bias":
+            continue  # the same vector added to all e_a adds the same to all scores, which a softmax passes over
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 1e-8, name
+
+
+@each
+def test_the_order_of_memory_does_not_matter(case: Case) -> None:
+    model, x = build(case), binary(3, *case.sizes.image)
+    memory = binary(LEARNED, *case.entry, seed=2)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    addresses = torch.randint(0, LEARNED, (4, 3), generator=torch.Generator().manual_seed(0))
+    encoded = encode(model, memory)
+    terms = run(case, model, x, encoded, 4, addresses)
+    if case.vma:
+        log_q, log_p = model.address(x, encoded)
+    permuted = encode(model, memory[order])
+    if case.vma:
+        torch.testing.assert_close(model.address(x, permuted)[0], log_q[:, order])
+        torch.testing.assert_close(model.address(x, permuted)[1], log_p[order])
+    assert_same(run(case, model, x, permuted, 4, order.argsort()[addresses]), terms)
+
+
+@each
+def test_saved_weights_give_the_same_numbers(case: Case, tmp_path: Path) -> None:
+    model, fresh = build(case), build(case, seed=1)
+    x, memory = binary(3, *case.sizes.image), binary(LEARNED, *case.entry, seed=2)
+    path = tmp_path / "weights.safetensors"
+    encode(model, memory)  # a learned memory is a weight too
+    save_weights(path, model, {"case": "any"}, dtype=torch.float64)
+    before = run(case, fresh, x, encode(fresh, memory), 4)
+    load_weights(path, fresh)
+    terms = [run(case, m, x, encode(m, memory), 4) for m in (model, fresh)]
+    assert all(torch.equal(getattr(terms[0], f.name), getattr(terms[1], f.name)) for f in fields(Terms))
+    assert not torch.equal(before.log_px, terms[0].log_px)
+
+
+@each
+def test_samples(case: Case) -> None:
+    model = build(case, dtype=torch.float32).requires_grad_(False)
+    encoded = encode(model, binary(LEARNED, *case.entry, seed=2, dtype=torch.float32))
+    first, again, other = (model.sample(encoded, 40, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert first.means.shape == first.images.shape == (40, *case.sizes.image)
+    assert 0 <= first.means.min() <= first.means.max() <= 1
+    assert first.images.unique().tolist() == [0, 1]
+    assert torch.equal(first.means, again.means)
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.images, other.images)
+    if not case.vma:
+        assert first.addresses is None
+        return
+    assert first.addresses.unique().tolist() == [*range(LEARNED)]
+    assert torch.equal(first.addresses, again.addresses)
+    fixed = torch.arange(3)
+    assert torch.equal(model.sample(encoded, 3, addresses=fixed).addresses, fixed)
+
+
+def test_a_memory_that_cannot_be_is_refused() -> None:
+    image = binary(2, *MLP.image)
+    for model, memory in (
+        (build(CASES["vma, mlp"]), None),
+        (build(CASES["vma, learned memory"]), binary(2, 7)),
+        (build(CASES["soft, mlp"]), None),
+    ):
+        with pytest.raises(ValueError, match="memory"):
+            model.encode_memory(memory)
+    plain = build(CASES["vae, mlp"])
+    assert plain.encode_memory(None) is plain.encode_memory(image) is None
+    with pytest.raises(ValueError, match="read is 'both', must be 'images' or 'features'"):
+        SoftAttentionVAE(MLP, read="both")
+
+
+# --- the same by loops over samples and targets, one pair at a time
+
+
+def gaussian(parameters: Tensor) -> Normal:
+    mean, log_std = parameters.chunk(2, -1)
+    return Normal(mean, log_std.exp())
+
+
+def naive_vma(model: VariationalMemoryAddressing, x: Tensor, memory: Tensor, eps: Tensor, a: int) -> Sequence[Tensor]:
+    """Terms of one target (1, C, H, W) at entry `a` and one noise (1, Z)."""
+    log_q, log_p = model.address(x, encode(model, memory))
+    log_q, entry = log_q[0], memory[a : a + 1]
+    pair = (x, entry) if isinstance(model.sizes, ConvSizes) else (x.flatten(1), entry.flatten(1))
+    q = gaussian(model.posterior(torch.cat(pair, 1)))
+    levels = model.memory_pyramid(entry)
+    p = gaussian(model.prior_head(levels[-1].flatten(1)))
+    z = q.mean + q.stddev * eps
+    logits = model.decoder(z, model.conditioner(levels))
+    kl = sum(log_q[j].exp() * (log_q[j] - log_p[j]) for j in range(len(log_p)))
+    return Bernoulli(logits=logits).log_prob(x).sum(), p.log_prob(z).sum(), q.log_prob(z).sum(), log_p[a], log_q[a], kl
+
+
+def naive_soft(model: SoftAttentionVAE, x: Tensor, memory: Tensor, eps: Tensor) -> Sequence[Tensor]:
+    q = gaussian(model.posterior(x))
+    z = q.mean + q.stddev * eps
+    e_a, e_z = model.embed_memory(memory), model.embed_z(z)[0]
+    weights = torch.stack([(e @ e_z) / e.norm() for e in e_a]).softmax(0)
+
+    def average(entries: Tensor) -> Tensor:
+        return sum(w * e for w, e in zip(weights, entries, strict=True))[None]
+
+    if model.read == "images":
+        condition = model.conditioner(model.memory_pyramid(average(memory)))
+    else:  # the levels averaged before the skip convolutions, which are linear; the vector of m averaged as it is
+        levels = model.memory_pyramid(memory)
+        vector = average(model.conditioner(levels)[0])
+        condition = [vector, *model.conditioner([average(level) for level in levels])[1:]]
+    zero = z.new_zeros(())
+    log_px = Bernoulli(logits=model.decoder(z, condition)).log_prob(x).sum()
+    return log_px, Normal(zero, 1).log_prob(z).sum(), q.log_prob(z).sum(), zero, zero, zero
+
+
+def naive_vae(model: PlainVAE, x: Tensor, eps: Tensor) -> Sequence[Tensor]:
+    q = gaussian(model.posterior(x))
+    z = q.mean + q.stddev * eps
+    zero = z.new_zeros(())
+    log_px = Bernoulli(logits=model.decoder(z)).log_prob(x).sum()
+    return log_px, Normal(zero, 1).log_prob(z).sum(), q.log_prob(z).sum(), zero, zero, zero
+
+
+@each
+@pytest.mark.parametrize(("K", "B", "M"), [(2, 3, 4), (6, 5, 2), (3, 7, 30)])
+def test_forward_is_the_naive_loop(case: Case, K: int, B: int, M: int) -> None:
+    """What runs once for distinct pairs, entries or conditions gives what running each sample on its own gives."""
+    model = build(case).requires_grad_(False)
+    x, memory = binary(B, *case.sizes.image), binary(M, *case.entry, seed=2)
+    encoded = encode(model, memory)
+    noise = torch.randn(K, B, case.sizes.latent, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a = torch.randint(0, M, (K, B), generator=torch.Generator().manual_seed(1))
+
+    def naive(k: int, b: int) -> Sequence[Tensor]:
+        target, eps = x[b : b + 1], noise[k, b][None]
+        if isinstance(model, VariationalMemoryAddressing):
+            return naive_vma(model, target, memory, eps, int(a[k, b]))
+        if isinstance(model, SoftAttentionVAE):
+            return naive_soft(model, target, memory, eps)
+        return naive_vae(model, target, eps)
+
+    looped = [torch.stack([torch.stack([*naive(k, b)]) for b in range(B)]) for k in range(K)]
+    *parts, kl_a = torch.stack(looped).unbind(-1)
+    found = model(x, encoded, K, noise=noise, **({"addresses": a} if case.vma else {}))
+    assert_same(found, Terms(*parts, kl_a=kl_a[0]))
+
+
+@each_vma
+def test_what_depends_on_an_entry_alone_runs_once_an_entry(case: Case) -> None:
+    """The wall-clock claim rests on it. 3 entries, 15 pairs, 200 samples; `_distinct` pads to a multiple of 16."""
+    model = build(case).requires_grad_(False)
+    encoded = encode(model, binary(3, *case.entry, seed=2))
+    rows: dict[str, list[int]] = {"memory_pyramid": [], "conditioner": [], "posterior": [], "decoder": []}
+    for name, seen in rows.items():
+        model.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, seen=seen: seen.append(
+                len(output[0] if isinstance(output, list) else output)
+            )
+        )
+    run(case, model, binary(5, *case.sizes.image), encoded, 40)
+    assert rows == {"memory_pyramid": [16], "conditioner": [16], "posterior": [16], "decoder": [200]}

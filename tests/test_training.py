@@ -1,0 +1,261 @@
+"""The training loop, and runs that are interrupted, refused and taken up again by `benchmarks.run.train`."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from baselines import PlainVAE, SoftAttentionVAE
+from benchmarks import build, run
+from benchmarks.run import Stopped, Trained, run_folder
+from benchmarks.spec import TrainSpec
+from vma import MLPSizes, Terms, VariationalMemoryAddressing, iwae, vimco
+from vma.data import DataSet, ImageSet
+from vma.data.episodes import Episodes, EpisodeSpec
+from vma.errors import InputError
+from vma.training import NonFiniteBound, fit
+
+SIZES = MLPSizes(image=(1, 6, 6), widths=(12, 8), latent=2, embedding=4)
+SPEC = EpisodeSpec(classes=3, targets_per_class=2, shots=2)
+MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[Terms], Tensor]]] = {
+    "vma": (lambda: VariationalMemoryAddressing(SIZES), vimco),
+    "soft": (lambda: SoftAttentionVAE(SIZES, read="features"), iwae),
+    "vae": (lambda: PlainVAE(SIZES), iwae),
+}
+
+
+def image_set(seed: int = 0, classes: int = 8, drawings: int = 6) -> ImageSet:
+    """Classes of noisy copies of a prototype: there is something to learn."""
+    generator = torch.Generator().manual_seed(seed)
+    prototypes = torch.rand(classes, 1, 1, 6, 6, generator=generator) < 0.3
+    noise = torch.rand(classes, drawings, 1, 6, 6, generator=generator) < 0.05
+    images = (prototypes ^ noise).flatten(0, 1).to(torch.uint8)
+    return ImageSet(images, torch.arange(0, classes * drawings + 1, drawings))
+
+
+def make(name: str = "vma") -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return MODELS[name][0]()
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def unchanged(model: nn.Module, before: list[Tensor]) -> bool:
+    return all(((p == b) | (p.isnan() & b.isnan())).all() for p, b in zip(weights(model), before, strict=True))
+
+
+def start(
+    model: nn.Module, optimizer: torch.optim.Optimizer, updates: range, **options: Any
+) -> Iterator[tuple[int, Terms]]:
+    objective = vimco if isinstance(model, VariationalMemoryAddressing) else iwae
+    generator = torch.Generator().manual_seed(0)
+    episodes = Episodes(image_set(), SPEC, 0)
+    return fit(model, episodes, objective, optimizer, 4, updates, generator=generator, **options)
+
+
+# --- the loop
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_fit_raises_the_bound(name: str) -> None:
+    model = make(name)
+    yielded = [*start(model, torch.optim.Adam(model.parameters(), lr=1e-2), range(60))]
+    assert [update for update, _ in yielded] == [*range(60)]
+    bounds = [iwae(terms).mean().item() for _, terms in yielded]
+    assert sum(bounds[-10:]) / 10 > sum(bounds[:3]) / 3 + 2
+
+
+def test_a_broken_bound_stops_before_the_update() -> None:
+    model = make()
+    nn.init.constant_(model.decoder.layers[-1].bias, torch.nan)
+    before = weights(model)
+    with pytest.raises(NonFiniteBound, match="not finite at update 7: log_px broke"):
+        next(start(model, torch.optim.Adam(model.parameters()), range(7, 9)))
+    assert unchanged(model, before)
+
+
+def test_the_learning_rate_is_that_of_the_update() -> None:
+    model = make()
+    optimizer = torch.optim.SGD(model.parameters(), lr=123.0)
+    before = weights(model)
+    for update, _ in start(model, optimizer, range(4, 8), learning_rate=lambda update: 1e-3 * (update % 2)):
+        assert optimizer.param_groups[0]["lr"] == 1e-3 * (update % 2)
+        assert unchanged(model, before) == (update % 2 == 0)
+        before = weights(model)
+
+
+@pytest.mark.parametrize("clip", [None, 1e-2, 1e6])
+def test_clip_bounds_the_norm_of_the_gradient(clip: float | None) -> None:
+    model = make()
+    before = weights(model)
+    next(start(model, torch.optim.SGD(model.parameters(), lr=1.0), range(1), clip=clip))
+    moved = torch.stack([(p - b).norm() for p, b in zip(weights(model), before, strict=True)]).norm()
+    if clip == 1e-2:
+        assert moved.item() == pytest.approx(clip, rel=1e-3)
+    else:
+        assert 1 < moved < 1e6
+
+
+def test_fit_trains_in_bfloat16() -> None:
+    model = make()
+    [(_, terms)] = start(model, torch.optim.Adam(model.parameters()), range(1), dtype=torch.bfloat16)
+    assert terms.log_px.dtype == torch.float32
+    assert all(p.dtype == torch.float32 and p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+# --- runs
+
+
+DATA = DataSet("tiny", image_set(0), image_set(1), image_set(2), "0" * 64)
+MODEL_SPECS = {"vma": {}, "soft": {"read": "images"}, "vae": {}}
+
+
+@pytest.fixture(autouse=True)
+def _small_and_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
+    monkeypatch.setattr(build, "sizes", lambda spec: SIZES)
+    monkeypatch.setattr(run, "LOG_EVERY", 2)
+    monkeypatch.setattr(run, "VALIDATE_EVERY", 4)
+
+
+def train(name: str = "vma", data: DataSet = DATA, **options: Any) -> Trained:
+    return run.train(train_spec(name), data, torch.device("cpu"), **options)
+
+
+def train_spec(name: str = "vma") -> TrainSpec:
+    return TrainSpec(
+        model=name, dataset="tiny", image_size=6, network="mlp", episode=SPEC, threads=1, **MODEL_SPECS[name]
+    )
+
+
+def metrics(name: str = "vma") -> list[dict[str, Any]]:
+    text = (run_folder(train_spec(name)) / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def equal(one: Trained, other: Trained) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(weights(one.model), weights(other.model), strict=True))
+
+
+def at_update(monkeypatch: pytest.MonkeyPatch, update: int, action: Callable[[], None]) -> None:
+    """Have `action` happen once, right after the update, before the run's loop sees it."""
+
+    def interrupted(*args: Any, **kwargs: Any) -> Iterator[tuple[int, Terms]]:
+        for done, terms in fit(*args, **kwargs):
+            if done == update:
+                action()
+            yield done, terms
+
+    monkeypatch.setattr(run, "fit", interrupted)
+
+
+@pytest.mark.parametrize("name", MODEL_SPECS)
+@pytest.mark.parametrize(("signalled", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_resumes_exactly(
+    name: str, signalled: int, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        at_update(patch, 4, lambda: os.kill(os.getpid(), signalled))
+        before = signal.getsignal(signalled)
+        with pytest.raises(Stopped) as stopped:
+            train(name, updates=12)
+        assert stopped.value.code == code
+        assert signal.getsignal(signalled) == before
+    resumed = train(name, updates=12)
+    lines = metrics(name)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    straight = train(name, updates=12)
+    assert straight.updates == resumed.updates == 12
+    assert equal(straight, resumed)
+    assert [line["update"] for line in lines] == [line["update"] for line in metrics(name)] == [2, 4, 6, 8, 10, 12]
+    validated = [[line.get("validation_bound") for line in one] for one in (lines, metrics(name))]
+    assert validated[0] == validated[1]
+    assert [value is not None for value in validated[0]] == [False, True] * 3
+
+
+def test_a_crash_costs_the_updates_since_the_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Lines of the log after the checkpoint, and a torn one, are written again and stand there once."""
+
+    def crash() -> None:
+        raise RuntimeError("the machine went down")
+
+    assert train(updates=3).updates == 3
+    with monkeypatch.context() as patch:
+        at_update(patch, 7, crash)
+        with pytest.raises(RuntimeError, match="the machine went down"):
+            train(updates=10)
+    assert [line["update"] for line in metrics()] == [2, 4, 6]
+    with open(run_folder(train_spec()) / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"update": 8, "bou')
+    resumed = train(updates=10)
+    assert [line["update"] for line in metrics()] == [2, 4, 6, 8, 10]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert equal(resumed, train(updates=10))
+
+
+def test_a_broken_bound_leaves_the_last_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = train(updates=3)
+
+    def breaking(model: nn.Module, *args: Any, **kwargs: Any) -> Iterator[tuple[int, Terms]]:
+        nn.init.constant_(model.get_submodule("prior_head").bias, torch.nan)
+        return fit(model, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "fit", breaking)
+        with pytest.raises(NonFiniteBound, match="update 3: log_pz"):
+            train(updates=6)
+    assert equal(train(updates=3), good)
+
+
+def test_a_run_that_has_enough_updates_is_only_loaded() -> None:
+    trained = train(updates=5)
+    for again in (train(updates=5), train(updates=2), train(seconds=trained.seconds)):
+        assert again.updates == 5
+        assert again.seconds == trained.seconds
+        assert equal(again, trained)
+    assert [line["update"] for line in metrics()] == [2, 4]
+
+
+def test_a_budget_of_seconds_ends_a_run_over_all_its_starts() -> None:
+    first = train(seconds=1e-6)
+    assert first.updates == 1
+    assert first.seconds >= 1e-6
+    assert train(seconds=1e-6).updates == 1
+    assert train(seconds=first.seconds + 1e-6).updates == 2
+
+
+def test_a_restart_forgets() -> None:
+    first = train(updates=4)
+    train(updates=6)
+    again = train(updates=4, restart=True)
+    assert again.updates == 4
+    assert equal(first, again)
+    assert [line["update"] for line in metrics()] == [2, 4]
+
+
+def test_two_processes_do_not_train_one_run() -> None:
+    folder = run_folder(train_spec())
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"), pytest.raises(InputError, match="another process is training this run"):
+        train(updates=1)
+    assert train(updates=1).updates == 1
+
+
+def test_a_run_does_not_go_on_with_other_data() -> None:
+    train(updates=2)
+    with pytest.raises(InputError, match="was trained on other tiny data") as caught:
+        train(updates=4, data=replace(DATA, sha256="1" * 64))
+    assert "\n" not in str(caught.value)
+    assert train(updates=3).updates == 3
