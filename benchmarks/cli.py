@@ -20,7 +20,7 @@ from vma.data import DataSet, load
 from vma.errors import DataUnavailable, InputError
 from vma.training import NonFiniteBound
 
-DEFAULT_MINUTES, FALLBACK_MINUTES = 15.0, 4.0
+DEFAULT_MINUTES, FALLBACK_MINUTES = 15.0, 3.0
 
 Options = TypeVar("Options", bound="CommonOptions")
 
@@ -42,7 +42,7 @@ class CommonOptions:
     updates: int | None = None
     """Train each model for this many updates in all, going on from earlier ones, instead of taking shipped weights."""
     minutes: float | None = None
-    """Train, where there are no weights, for this many minutes in all (default: 15, on fallback data 4)."""
+    """Train, where there are no weights, for this many minutes in all (default: 15, on fallback data 3)."""
     from_scratch: bool = False
     """Ignore shipped weights and earlier training."""
     seed: int = 0
@@ -86,7 +86,7 @@ def run_command(
             f"error: cannot write or read{where}: {error.strerror or error}; free space or give another --out", 1
         )
     except KeyboardInterrupt:
-        return _fail("stopped; the same command goes on from the last saved state", 128 + signal.SIGINT)
+        return _fail("stopped; the state of training and the rows of finished cells are kept", 128 + signal.SIGINT)
     return 0
 
 

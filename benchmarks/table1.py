@@ -35,7 +35,7 @@ SHARES = {
     "soft": 0.3,
     "vae": 0.1,
 }  # of the training time: VMA's updates are the dearest and the table is about it
-DEFAULT_TARGETS, FALLBACK_TARGETS = 200, 40
+DEFAULT_TARGETS, FALLBACK_TARGETS = 200, 30
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Options(CommonOptions):
     """
 
     targets: int | None = None
-    """Test targets in each cell, the same in all (default: 200, on fallback data 40)."""
+    """Test targets in each cell, the same in all (default: 200, on fallback data 30)."""
     protocol: Literal["per_class", "gmn"] = "per_class"
     """per_class: that many examples of each class, without the target. gmn: that many in total, drawn with replacement.
     """

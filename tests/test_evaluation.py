@@ -105,7 +105,7 @@ def test_scores_of_an_episode_depend_on_no_other(chunk: int) -> None:
 def test_a_broken_bound_names_the_episode_and_the_term() -> None:
     model = build()
     nn.init.constant_(model.prior_head.bias, torch.nan)
-    with pytest.raises(NonFiniteBound, match="not finite at evaluation episode 4: log_pz broke"):
+    with pytest.raises(NonFiniteBound, match="not finite at evaluation episode 4, seed 0: log_pz broke"):
         evaluate(model, episodes(), [4], 3)
 
 

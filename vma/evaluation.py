@@ -99,7 +99,7 @@ def _episode_scores(
                 for done in range(0, num_samples, chunk)
             ]
             whole = concatenate(terms)
-            check_finite(whole, f"evaluation episode {step}")
+            check_finite(whole, f"evaluation episode {step}, seed {seed}")
             yield _scores(whole, episode, rows)
 
 
@@ -139,7 +139,9 @@ def evaluate_memories(
             raise ValueError(f"step {step}: evaluate_memories needs the same single target under every memory")
         generator = torch.Generator(x.device).manual_seed(seed * 1_000_003 + step)
         with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
-            yield _memories_scores(model, cells, num_samples, generator, chunk, f"evaluation episode {step}")
+            yield _memories_scores(
+                model, cells, num_samples, generator, chunk, f"evaluation episode {step}, seed {seed}"
+            )
 
 
 @torch.no_grad()

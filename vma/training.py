@@ -11,7 +11,7 @@ from vma.objectives import Terms, iwae
 
 
 class NonFiniteBound(RuntimeError):
-    """The bound of an update was not finite; the message names the update and the terms that broke."""
+    """The bound of an update was not finite; the message names the update, the seed and the terms that broke."""
 
 
 def fit(
@@ -53,7 +53,8 @@ def fit(
         episode = episodes(update)
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             terms = model(episode.x, model.encode_memory(episode.memory), num_samples, generator=generator)  # type: ignore[operator]
-        check_finite(terms, f"update {update}")
+        seed = "" if generator is None else f", seed {generator.initial_seed()}"
+        check_finite(terms, f"update {update}{seed}")
         optimizer.zero_grad(set_to_none=True)
         (-objective(terms).mean()).backward()
         if clip is not None:
