@@ -3,10 +3,11 @@
 import contextlib
 import io
 import itertools
-import os
 import re
 import signal
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from vma.data import DataSet, load
 from vma.errors import DataUnavailable, InputError
 from vma.training import NonFiniteBound
 
+THREADS = torch.get_num_threads()  # at the start: all cores that this process may use, or OMP_NUM_THREADS
 DEFAULT_MINUTES, FALLBACK_MINUTES = 15.0, 3.0
 
 Options = TypeVar("Options", bound="CommonOptions")
@@ -70,6 +72,8 @@ def run_command(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shall not end a run at its last line
+    # one line each, without the place in the source that emits it
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         run(parse(options, prog, argv))
     except DataUnavailable as error:
@@ -83,7 +87,7 @@ def run_command(
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         return _fail(
-            f"error: cannot write or read{where}: {error.strerror or error}; free space or give another --out", 1
+            f"error: cannot write or read{where}: {error.strerror or error}; free space there or mend permissions", 1
         )
     except KeyboardInterrupt:
         return _fail("stopped; the state of training and the rows of finished cells are kept", 128 + signal.SIGINT)
@@ -119,6 +123,8 @@ def parse(options: type[Options], prog: str, argv: Sequence[str] | None) -> Opti
         value = getattr(parsed, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} is {value}, must be 1 or more")
+    if not 0 <= parsed.seed < 2**31:
+        raise InputError(f"--seed is {parsed.seed}, must lie between 0 and {2**31 - 1}")
     if parsed.minutes is not None and not parsed.minutes > 0:
         raise InputError(f"--minutes is {parsed.minutes}, must be above 0")
     return parsed
@@ -157,6 +163,17 @@ def warning(data: DataSet) -> list[str]:
     return ["BUILT-IN CHARACTERS (strokes), NOT THE PAPER'S DATA"] if data.name == "strokes" else []
 
 
+def open_out(folder: Path) -> None:
+    """Make the output folder before hours of work are spent on what cannot be written.
+
+    Raises:
+        OSError: naming the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def training_minutes(options: CommonOptions, fallback: bool) -> float:
     """How long to train in all where there are no weights, so that a first run ends in time."""
     return options.minutes or (FALLBACK_MINUTES if fallback else DEFAULT_MINUTES)
@@ -181,22 +198,21 @@ def resolve_device(options: CommonOptions) -> torch.device:
 
 def resolve_spec(spec: TrainSpec, options: CommonOptions, data: DataSet, device: torch.device) -> TrainSpec:
     """A declared spec with the seed, the data, the precision and the threads of the options."""
-    threads = (
-        options.threads or len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else options.threads or os.cpu_count()
-    )
     dtype = options.dtype
     if dtype == "auto":
-        dtype = "bfloat16" if device.type == "cuda" or _cpu_has_bfloat16() else "float32"
+        dtype = "bfloat16" if _has_bfloat16(device) else "float32"
     size = data.image_size
     if size[0] != size[1]:
         raise InputError(f"the images of {data.name} are {size[0]}x{size[1]}, must be square: give --image-size")
-    return replace(spec, dataset=data.name, image_size=size[0], seed=options.seed, dtype=dtype, threads=threads or 1)
+    return replace(
+        spec, dataset=data.name, image_size=size[0], seed=options.seed, dtype=dtype, threads=options.threads or THREADS
+    )
 
 
-def _cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 natively; elsewhere it is emulated and slower than float32."""
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively; elsewhere it is emulated and slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:

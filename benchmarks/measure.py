@@ -10,10 +10,10 @@ import torch
 
 from benchmarks import store
 from benchmarks.build import DTYPES, build_model
-from benchmarks.run import Trained, train
+from benchmarks.run import Trained, train, validation_episodes
 from benchmarks.spec import Cell, TrainSpec, identity
 from vma import checkpoint
-from vma.data import DataSet, ImageSet
+from vma.data import DATASETS, DataSet, ImageSet
 from vma.data.episodes import Episodes
 from vma.evaluation import METRICS, Scores, evaluate
 
@@ -38,21 +38,27 @@ def shipped(spec: TrainSpec, data: DataSet, device: torch.device) -> Trained | N
     meta = checkpoint.load_weights(path, model)
     if meta["data_sha256"] != data.sha256:
         return None
-    return Trained(model, spec, meta["update"], meta["seconds"], meta["train_id"])
+    return Trained(model, spec, meta["update"], meta["seconds"], meta["spec"], shipped=True)
 
 
 def ship(trained: Trained, data: DataSet, folder: Path) -> Path:
     """Write the weights in half precision with what `shipped` needs; they take part in no resumed training."""
     path = weights_path(trained.spec, folder)
     meta = {
-        "spec": identity(trained.spec),
-        "train_id": trained.train_id,
+        "spec": trained.trained_as,
         "update": trained.updates,
         "seconds": trained.seconds,
         "data_sha256": data.sha256,
     }
     checkpoint.save_weights(path, trained.model, meta)
     return path
+
+
+def offer_weights(trained: Trained, data: DataSet, out: Path) -> None:
+    """Ship the weights beside the committed rows, if these are where the rows go and the weights were trained here."""
+    committed = out.resolve() == (store.ROOT / "results").resolve()
+    if committed and not trained.shipped and data.name in DATASETS and data.name != "strokes":
+        print(f"weights: {ship(trained, data, WEIGHTS)}")
 
 
 def obtain(
@@ -71,6 +77,8 @@ def obtain(
     limit = f"{updates:,} updates" if updates else f"{seconds / 60:.1f} minutes in all"
     print(f"{describe(spec)}: no shipped weights used; training for {limit}")
     trained = train(spec, data, device, updates=updates, seconds=None if updates else seconds, restart=from_scratch)
+    if updates is not None and trained.updates > updates:
+        print(f"{describe(spec)}: an earlier start made more updates than {updates:,}; --from-scratch forgets it")
     print(f"{describe(spec)}: {trained.updates:,} updates in {trained.seconds / 60:.1f} minutes")
     return trained
 
@@ -88,7 +96,7 @@ def check_cells(cells: Iterable[Cell], data: DataSet) -> None:
     """
     for cell in cells:
         Episodes(data.train, cell.train.episode, cell.train.seed)
-        Episodes(data.validation, cell.train.episode, cell.train.seed)
+        validation_episodes(cell.train, data, torch.device("cpu"))
         Episodes(_split(data, cell), cell.eval.episode, cell.eval.seed)
 
 
@@ -173,10 +181,11 @@ def record(
 ) -> None:
     """Append a cell's rows, its specs, and its per-target values, from which paired differences can be made."""
     name = f"{trained.train_id}-{trained.updates}-{cell.eval.eval_id}.npz"
-    arrays = {"nll": scores.nll.astype(np.float32), "x_index": scores.x_index, "x_class": scores.x_class}
-    store.write_artifact(folder / "artifacts" / name, {**arrays, "duplicated": scores.duplicated})
+    arrays = {metric: getattr(scores, metric).astype(np.float32) for metric in METRICS}
+    targets = {"x_index": scores.x_index, "x_class": scores.x_class, "duplicated": scores.duplicated}
+    store.write_artifact(folder / "artifacts" / name, {**arrays, **targets})
     store.record_specs(
         folder / "specs.jsonl",
-        {trained.train_id: identity(trained.spec), cell.eval.eval_id: identity(cell.eval)},
+        {trained.train_id: trained.trained_as, cell.eval.eval_id: identity(cell.eval)},
     )
     store.append_rows(folder / f"{experiment}.jsonl", rows)

@@ -2,12 +2,13 @@
 
 import json
 import logging
+import re
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, learning_rate
 from benchmarks.spec import TrainSpec, identity
-from benchmarks.store import write_text
+from benchmarks.store import spec_id, write_text
 from vma import checkpoint
 from vma.data import DataSet, cache_dir
 from vma.data.episodes import Episodes
@@ -48,14 +49,25 @@ class Trained:
     spec: TrainSpec
     updates: int
     seconds: float
-    train_id: str
+    trained_as: dict[
+        str, Any
+    ]  # the identity of the spec that it was trained with; weights that are shipped keep theirs
+    shipped: bool = False
+
+    @property
+    def train_id(self) -> str:
+        """The hash that names the run."""
+        return spec_id(self.trained_as)
 
 
-def run_folder(spec: TrainSpec) -> Path:
-    """Where the state of a run is kept: checkpoint.safetensors, metrics.jsonl and spec.json."""
-    return (
-        cache_dir() / "runs" / f"{spec.model}-{spec.dataset.replace('/', '_').replace(':', '_')[-40:]}-{spec.train_id}"
-    )
+def run_folder(spec: TrainSpec, device: torch.device) -> Path:
+    """Where the state of a run is kept: checkpoint.safetensors, metrics.jsonl and spec.json.
+
+    Devices have random streams of their own, so a run on another one is another run.
+    """
+    dataset = re.sub(r"[^A-Za-z0-9_.-]", "_", spec.dataset)[-40:]
+    on = "" if device.type == "cpu" else f"-{device.type}"
+    return cache_dir() / "runs" / f"{spec.model}-{dataset}-{spec.train_id}{on}"
 
 
 def train(
@@ -78,7 +90,7 @@ def train(
         NonFiniteBound: if the bound breaks; the last checkpoint stays.
         Stopped: after SIGINT or SIGTERM, with the state saved.
     """
-    folder = run_folder(spec)
+    folder = run_folder(spec, device)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=0):
@@ -119,7 +131,7 @@ def _train(
     log = folder / "metrics.jsonl"
     write_text(log, "".join(_lines_until(log, done)))
     if (updates is not None and done >= updates) or (seconds is not None and spent >= seconds):
-        return Trained(model, spec, done, spent, spec.train_id)
+        return Trained(model, spec, done, spent, identity(spec))
 
     def save() -> None:
         tensors = checkpoint.pack_training(model, optimizer, generator)
@@ -127,7 +139,7 @@ def _train(
         checkpoint.save(path, tensors, meta)
 
     episodes = Episodes(data.train.to(device), spec.episode, spec.seed)
-    validation = Episodes(data.validation.to(device), spec.episode, spec.seed)
+    validation = validation_episodes(spec, data, device)
     dtype = DTYPES[spec.dtype]
     steps = fit(
         model,
@@ -166,16 +178,27 @@ def _train(
                 with open(log, "a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
                 bar.set_postfix({k: f"{v:.2f}" for k, v in line.items() if k not in ("update", "seconds")})
-            if stop or time.monotonic() - saved > SAVE_SECONDS:
+            if time.monotonic() - saved > SAVE_SECONDS:
                 save()
                 saved = time.monotonic()
             if stop:
                 break
         save()
     if caught:
-        print(f"stopped after {done:,} updates, which are saved; the same command goes on from there", file=sys.stderr)
+        how = "--updates without --from-scratch goes on" if restart else "the same command goes on from there"
+        print(f"stopped after {done:,} updates, which are saved; {how}", file=sys.stderr)
         raise Stopped(128 + caught[0])
-    return Trained(model, spec, done, spent, spec.train_id)
+    return Trained(model, spec, done, spent, identity(spec))
+
+
+def validation_episodes(spec: TrainSpec, data: DataSet, device: torch.device) -> Episodes:
+    """Episodes of the validation classes, like those of training; of fewer classes where there are not as many.
+
+    Raises:
+        InputError: if no validation class has enough drawings.
+    """
+    classes = min(spec.episode.classes, data.validation.num_classes)
+    return Episodes(data.validation.to(device), replace(spec.episode, classes=classes), spec.seed)
 
 
 def _lines_until(log: Path, update: int) -> Iterator[str]:

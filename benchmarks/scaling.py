@@ -10,6 +10,7 @@ from benchmarks import store
 from benchmarks.cli import (
     CommonOptions,
     open_data,
+    open_out,
     resolve_device,
     resolve_spec,
     run_command,
@@ -17,7 +18,7 @@ from benchmarks.cli import (
     warning,
 )
 from benchmarks.experiments import SCALING_CLASSES, scaling_cell, scaling_training
-from benchmarks.measure import check_cells, measure, obtain, record, rows_of, ship, stored
+from benchmarks.measure import check_cells, measure, obtain, offer_weights, record, rows_of, stored
 from reports import tables
 from vma.errors import InputError
 
@@ -57,7 +58,7 @@ def run(options: Options) -> None:
     sweep = [options.classes] if options.classes else [c for c in SCALING_CLASSES if c <= available]
     cells = [scaling_cell(spec, classes, options.shots, options.num_samples, options.targets) for classes in sweep]
     check_cells(cells, data)
-    options.out.mkdir(parents=True, exist_ok=True)
+    open_out(options.out)
     seconds = training_minutes(options, fallback) * 60
     trained = obtain(spec, data, device, updates=options.updates, seconds=seconds, from_scratch=options.from_scratch)
     origin = store.provenance(device)
@@ -70,8 +71,7 @@ def run(options: Options) -> None:
             found = rows_of("scaling", cell, trained, scores, data, spent, origin)
             record(options.out, "scaling", cell, trained, found, scores)
         rows += found
-    if options.out.resolve() == (store.ROOT / "results").resolve():
-        print(f"weights: {ship(trained, data, options.out / 'checkpoints')}")
+    offer_weights(trained, data, options.out)
     title = (
         f"{'. '.join(['Figure 5A', *warning(data)])}. Test NLL in nats (lower is better) against classes in memory, "
         f"{data.name}; "

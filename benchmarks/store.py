@@ -124,19 +124,30 @@ def provenance(device: "torch.device | str") -> dict[str, Any]:
 def code_state(root: Path) -> tuple[str | None, bool | None]:
     """The commit checked out at `root`, and whether the code differs from it; (None, None) where `root` is no checkout.
 
-    Changes under results/ and reports/out/ do not count; new files count if they are .py in a folder of code.
+    What counts is the folders of code, pyproject.toml and constraints.txt; of new files, .py in a folder of code.
     """
     if not (root / ".git").exists():  # an installed copy may lie inside the checkout of another project
         return None, None
     git = ["git", "--no-optional-locks", "-C", str(root)]
-    outside = [":(exclude)results", ":(exclude)reports/out"]
+    code = [*CODE_FOLDERS, "pyproject.toml", "constraints.txt"]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
         changed = subprocess.run(
-            [*git, "diff", "--name-only", "HEAD", "--", ".", *outside], check=True, capture_output=True, text=True
+            [*git, "diff", "--name-only", "HEAD", "--", *code, ":(exclude)reports/out"],
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
         added = subprocess.run(
-            [*git, "ls-files", "--others", "--exclude-standard", "--", *(f"{d}/*.py" for d in CODE_FOLDERS), *outside],
+            [
+                *git,
+                "ls-files",
+                "--others",
+                "--exclude-standard",
+                "--",
+                *(f"{d}/*.py" for d in CODE_FOLDERS),
+                ":(exclude)reports/out",
+            ],
             check=True,
             capture_output=True,
             text=True,

@@ -14,6 +14,7 @@ from benchmarks.build import DTYPES
 from benchmarks.cli import (
     CommonOptions,
     open_data,
+    open_out,
     resolve_device,
     resolve_spec,
     run_command,
@@ -21,7 +22,7 @@ from benchmarks.cli import (
     warning,
 )
 from benchmarks.experiments import table1_cells, table1_training
-from benchmarks.measure import check_cells, describe, measure, obtain, record, rows_of, ship, stored
+from benchmarks.measure import check_cells, describe, measure, obtain, offer_weights, record, rows_of, stored
 from benchmarks.run import Trained
 from benchmarks.spec import Cell
 from reports import tables
@@ -69,17 +70,16 @@ def run(options: Options) -> None:
     }
     cells = {name: table1_cells(spec, options.protocol, targets) for name, spec in specs.items()}
     check_cells([cell for part in cells.values() for cell in part], data)
-    options.out.mkdir(parents=True, exist_ok=True)
+    open_out(options.out)
     origin = store.provenance(device)
     rows: list[dict[str, Any]] = []
     for name, spec in specs.items():
-        seconds = minutes * 60 * SHARES[name]
+        seconds = minutes * 60 * SHARES[name] / sum(SHARES[model] for model in specs)
         trained = obtain(
             spec, data, device, updates=options.updates, seconds=seconds, from_scratch=options.from_scratch
         )
         rows += evaluate_model(options, trained, cells[name], data, device, origin)
-        if options.out.resolve() == (store.ROOT / "results").resolve():
-            print(f"weights: {ship(trained, data, options.out / 'checkpoints')}")
+        offer_weights(trained, data, options.out)
     report(options, rows, data)
 
 
@@ -129,6 +129,7 @@ def scored(
 def report(options: Options, rows: list[dict[str, Any]], data: DataSet) -> None:
     """Print the table and write it in three forms."""
     paper = tables.paper_numbers()
+    num_samples = rows[0]["num_samples"]
     frame = tables.table1(rows, paper, options.protocol, options.out / "artifacts")
     updates = ", ".join(
         f"{tables.NAMES[str(model)]} {part.updates.iloc[0]:,}" for model, part in frame.groupby("model", sort=False)
@@ -136,19 +137,20 @@ def report(options: Options, rows: list[dict[str, Any]], data: DataSet) -> None:
     title = (
         f"{'. '.join(['Table 1', *warning(data)])}. Test NLL in nats (lower is better) against classes C and "
         f"{'examples per class' if options.protocol == 'per_class' else 'examples in total (protocol gmn)'} in memory; "
-        f"K = 1000, n = {int(frame.n.max())} targets, {data.name}; ± standard error. Updates: {updates}."
+        f"K = {num_samples}, n = {int(frame.n.max())} targets, {data.name}; ± standard error. Updates: {updates}."
     )
     grid = tables.table1_grid(frame, paper)
+    name = "table1" if options.protocol == "per_class" else f"table1-{options.protocol}"
     print("\n" + tables.text(grid, title) + "\n")
     for suffix, content in (
         ("md", tables.markdown(grid, title)),
         ("csv", frame.to_csv(index=False)),
         ("tex", tables.latex(grid, title)),
     ):
-        store.write_text(options.out / f"table1.{suffix}", content)
+        store.write_text(options.out / f"{name}.{suffix}", content)
     print(
         *warning(data),
-        f"Wrote {options.out / 'table1.jsonl'} and table1.md, table1.csv, table1.tex beside it.",
+        f"Wrote {options.out / 'table1.jsonl'} and {name}.md, {name}.csv, {name}.tex beside it.",
         sep=". ",
     )
 

@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 
 PAPER = Path(__file__).resolve().parents[1] / "results" / "paper.csv"
-NAMES = {"vma": "VMA", "soft": "Soft attention", "vae": "Plain VAE", "gmn": "GMN (quoted)"}
+PAPERS_DATA = "omniglot_gmn"  # of Table 1
+NAMES = {
+    "vma": "VMA",
+    "soft": "Soft attention",
+    "vae": "Plain VAE",
+    "gmn": "GMN, quoted (examples in total, target may be one)",
+}
 
 
 def paper_numbers(path: Path = PAPER) -> pd.DataFrame:
@@ -23,10 +29,10 @@ def paper_numbers(path: Path = PAPER) -> pd.DataFrame:
 def table1(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame, protocol: str, artifacts: Path) -> pd.DataFrame:
     """Table 1 as a tidy frame: a line for each model, classes, shots and group of targets.
 
-    Columns: model, targets, classes, shots, value, stderr, n, updates; paper and difference (ours minus the paper's);
-        minus_vma and minus_vma_stderr (soft attention's NLL minus VMA's, from the per-target values in `artifacts`
-        where both saw the same targets). All in nats. The paper's VMA figures stand beside ours under `per_class` only,
-        the protocol that they follow as far as can be inferred; GMN's published figures follow `gmn`.
+    Columns: model, targets, classes, shots, dataset, value, stderr, n, updates; paper and difference (ours minus the
+    paper's); minus_vma and minus_vma_stderr (soft attention's NLL minus VMA's, from the per-target values in
+    `artifacts` where both saw the same targets). All in nats. The paper's VMA figures stand beside ours on its data
+    and under `per_class` only, the protocol that they follow as far as can be inferred; GMN's follow `gmn`.
     """
     frame = pd.DataFrame(list(rows)).astype({"classes": float, "shots": float})  # null for a model without memory
     ours = frame[(frame.metric == "nll") & frame.protocol.isin((protocol, "none"))]
@@ -39,10 +45,10 @@ def table1(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame, protocol: str
         for _, row in soft.iterrows()
         if (key := (row.classes, row.shots)) in vma.index
     ]
-    ours = ours[[*cell, "value", "stderr", "n", "updates"]]
+    ours = ours[[*cell, "dataset", "value", "stderr", "n", "updates"]]
     if paired:
         ours = ours.merge(pd.DataFrame(paired), "left", cell)
-    if protocol == "per_class":
+    if protocol == "per_class" and (frame.dataset == PAPERS_DATA).all():
         published = paper[(paper["where"] == "Table 1") & (paper.model == "vma")].rename(columns={"number": "paper"})
         ours = ours.merge(published[["model", "classes", "shots", "paper"]], "left", ["model", "classes", "shots"])
         ours["difference"] = ours.value - ours.paper
@@ -104,7 +110,8 @@ def table1_grid(frame: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
                 if "minus_vma" in cells and cells.minus_vma.notna().any():
                     pairs = zip(by_shots.minus_vma, by_shots.minus_vma_stderr, strict=True)
                     add("", "", "ours - our VMA", [_signed(v, s) for v, s in pairs])
-    for number, figures in quoted_gmn(paper).iterrows():
+    quoted = quoted_gmn(paper) if (frame.dataset == PAPERS_DATA).all() else pd.DataFrame()
+    for number, figures in quoted.iterrows():
         add(NAMES["gmn"], str(number), "paper", [_value(v) for v in figures.reindex(shots)])
     vae = frame[frame.model == "vae"]
     if len(vae):

@@ -227,7 +227,7 @@ def git(root: Path, *arguments: str) -> str:
     ("changed", "dirty"),
     [
         ("vma/model.py", True),
-        ("README.md", True),
+        ("README.md", False),
         ("results/table1.jsonl", False),
         ("reports/out/kept.md", False),
         ("vma/new.py", True),

@@ -10,7 +10,15 @@ from benchmarks.store import write_artifact
 from reports import tables
 from vma.evaluation import clustered_stderr
 
-BASE = {"protocol": "per_class", "targets": "all", "metric": "nll", "stderr": 0.5, "n": 3, "updates": 7}
+BASE = {
+    "dataset": "omniglot_gmn",
+    "protocol": "per_class",
+    "targets": "all",
+    "metric": "nll",
+    "stderr": 0.5,
+    "n": 3,
+    "updates": 7,
+}
 
 
 def row(model: str, classes: int | None, shots: int | None, value: float, **more: object) -> dict[str, object]:

@@ -24,6 +24,7 @@ from vma.errors import InputError
 from vma.training import NonFiniteBound, fit
 
 SIZES = MLPSizes(image=(1, 6, 6), widths=(12, 8), latent=2, embedding=4)
+CPU = torch.device("cpu")
 SPEC = EpisodeSpec(classes=3, targets_per_class=2, shots=2)
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[Terms], Tensor]]] = {
     "vma": (lambda: VariationalMemoryAddressing(SIZES), vimco),
@@ -140,7 +141,7 @@ def train_spec(name: str = "vma") -> TrainSpec:
 
 
 def metrics(name: str = "vma") -> list[dict[str, Any]]:
-    text = (run_folder(train_spec(name)) / "metrics.jsonl").read_text(encoding="utf-8")
+    text = (run_folder(train_spec(name), CPU) / "metrics.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -197,7 +198,7 @@ def test_a_crash_costs_the_updates_since_the_checkpoint(monkeypatch: pytest.Monk
         with pytest.raises(RuntimeError, match="the machine went down"):
             train(updates=10)
     assert [line["update"] for line in metrics()] == [2, 4, 6]
-    with open(run_folder(train_spec()) / "metrics.jsonl", "a", encoding="utf-8") as file:
+    with open(run_folder(train_spec(), CPU) / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"update": 8, "bou')
     resumed = train(updates=10)
     assert [line["update"] for line in metrics()] == [2, 4, 6, 8, 10]
@@ -246,7 +247,7 @@ def test_a_restart_forgets() -> None:
 
 
 def test_two_processes_do_not_train_one_run() -> None:
-    folder = run_folder(train_spec())
+    folder = run_folder(train_spec(), CPU)
     folder.mkdir(parents=True)
     with FileLock(folder / "lock"), pytest.raises(InputError, match="another process is training this run"):
         train(updates=1)

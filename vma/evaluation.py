@@ -135,7 +135,7 @@ def evaluate_memories(
     for step in steps:
         cells = [draw(step) for draw in episodes]
         x, x_index = cells[0].x, cells[0].x_index
-        if len(x) != 1 or any(not torch.equal(cell.x_index, x_index) for cell in cells):
+        if len(x) != 1 or any(cell.memory is None or not torch.equal(cell.x_index, x_index) for cell in cells):
             raise ValueError(f"step {step}: evaluate_memories needs the same single target under every memory")
         generator = torch.Generator(x.device).manual_seed(seed * 1_000_003 + step)
         with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
@@ -149,12 +149,13 @@ def _memories_scores(
     model: torch.nn.Module, cells: list[Episode], num_samples: int, generator: torch.Generator, chunk: int, where: str
 ) -> list[Scores]:
     x = cells[0].x
-    indices = [cell.memory_index for cell in cells]
-    union, place = torch.cat([i for i in indices if i is not None]).unique(return_inverse=True)
-    slots = place.split([0 if i is None else len(i) for i in indices])  # of each memory, as entries of the union
+    indices = [cell.memory_index for cell in cells if cell.memory_index is not None]
+    memories = [cell.memory for cell in cells if cell.memory is not None]
+    union, place = torch.cat(indices).unique(return_inverse=True)
+    slots = place.split([len(i) for i in indices])  # of each memory, as entries of the union
     everything = torch.empty(len(union), *x.shape[1:], device=x.device)
-    for cell, slot in zip(cells, slots, strict=True):
-        everything[slot] = cell.memory if cell.memory is not None else everything[slot]
+    everything[place] = torch.cat(memories)
+
     encoded = model.encode_memory(everything)  # type: ignore[operator]
     log_q_union, log_p_union = model.address(x, encoded)  # type: ignore[operator]
 

@@ -120,7 +120,7 @@ class Episodes:
         if spec.protocol in ("per_class", "gmn") and len(self.eligible) < spec.classes:
             raise InputError(
                 f"{spec.classes} classes with {needed} drawings each are needed, the set has {len(self.eligible)}: "
-                "lower classes, shots or targets_per_class"
+                "use a larger set, or fewer classes and shots"
             )
         if spec.protocol == "recall" and spec.num_entries > len(self.images):
             raise InputError(
