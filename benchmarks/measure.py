@@ -15,6 +15,7 @@ from benchmarks.spec import Cell, TrainSpec, identity
 from vma import checkpoint
 from vma.data import DATASETS, DataSet, ImageSet
 from vma.data.episodes import Episodes
+from vma.errors import InputError
 from vma.evaluation import METRICS, Scores, evaluate
 
 WEIGHTS = store.ROOT / "results" / "checkpoints"
@@ -92,12 +93,19 @@ def check_cells(cells: Iterable[Cell], data: DataSet) -> None:
     """Refuse, before anything is trained, cells whose episodes cannot be drawn from these data.
 
     Raises:
-        InputError: if a split has too few classes or drawings.
+        InputError: if a split has too few classes or drawings, or if the cells cannot share their targets.
     """
+    eligible = set()
     for cell in cells:
         Episodes(data.train, cell.train.episode, cell.train.seed)
         validation_episodes(cell.train, data, torch.device("cpu"))
-        Episodes(_split(data, cell), cell.eval.episode, cell.eval.seed)
+        episodes = Episodes(_split(data, cell), cell.eval.episode, cell.eval.seed)
+        eligible.add(tuple(episodes.eligible.tolist()))
+    if len(eligible) > 1:
+        raise InputError(
+            f"{data.name}: some classes have drawings for the small cells of this experiment only, and all cells share "
+            "their targets; leave those classes out"
+        )
 
 
 def _split(data: DataSet, cell: Cell) -> ImageSet:
