@@ -32,20 +32,29 @@ TEST_ALPHABETS = ("Tengwar", "Sylheti", "Tibetan", "Syriac_(Serto)", "ULOG")
 VALIDATION_EVERY = 20  # training classes 0, 20, 40, ... in sorted order
 _SIZES = range(8, 257)  # of images that are made at any size
 
-_LAKE = "https://raw.githubusercontent.com/brendenlake/omniglot/057f034baf2ecb8530bc5710e5a23584d2a519cc/python/"
-_GMN = "https://raw.githubusercontent.com/sbos/gmn/b7d6ec508821e66a4dd2252b6f33e7d5128d7a5a/data/"
-_IWAE = "https://raw.githubusercontent.com/yburda/iwae/78a6075484bd7dd6f47a4bb9880d2295bc7a5220/datasets/OMNIGLOT/"
+
+def _homes(repository: str, commit: str, path: str) -> tuple[str, ...]:
+    """The repository itself at one commit, and a public mirror of all such files; the digest decides what is taken."""
+    return (
+        f"https://raw.githubusercontent.com/{repository}/{commit}/{path}",
+        f"https://cdn.jsdelivr.net/gh/{repository}@{commit}/{path}",
+    )
+
+
+_LAKE = ("brendenlake/omniglot", "057f034baf2ecb8530bc5710e5a23584d2a519cc")
+_GMN = ("sbos/gmn", "b7d6ec508821e66a4dd2252b6f33e7d5128d7a5a")
+_IWAE = ("yburda/iwae", "78a6075484bd7dd6f47a4bb9880d2295bc7a5220")
 _MADE = "https://github.com/mgermain/MADE/releases/download/ICML2015/"
 
 
 def _omniglot(root: str, digest: str, content: str) -> Source:
     decode = partial(read_omniglot_zip, root=root, content=content)
-    return Source(f"omniglot/{root}.zip", decode, 32 * MIB, f"sha256:{digest}", (f"{_LAKE}{root}.zip",))
+    return Source(f"omniglot/{root}.zip", decode, 32 * MIB, f"sha256:{digest}", _homes(*_LAKE, f"python/{root}.zip"))
 
 
 def _gmn(name: str, below: int | None, digest: str, content: str) -> Source:
     decode = partial(read_gmn_npz, below=below, content=content)
-    return Source(f"gmn/{name}.npz", decode, 32 * MIB, f"sha256:{digest}", (f"{_GMN}{name}.npz",))
+    return Source(f"gmn/{name}.npz", decode, 32 * MIB, f"sha256:{digest}", _homes(*_GMN, f"data/{name}.npz"))
 
 
 OMNIGLOT = (
@@ -95,7 +104,7 @@ CHARDATA = (
         partial(read_chardata, digest=_CHARDATA_DIGEST),
         100 * MIB,  # the largest file that GitHub takes
         _CHARDATA_DIGEST,
-        (_IWAE + "chardata.mat",),
+        _homes(*_IWAE, "datasets/OMNIGLOT/chardata.mat"),
     ),
 )
 _AMAT_SHA256 = {
