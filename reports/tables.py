@@ -13,7 +13,7 @@ NAMES = {
     "vma": "VMA",
     "soft": "Soft attention",
     "vae": "Plain VAE",
-    "gmn": "GMN, quoted (examples in total, target may be one)",
+    "gmn": "GMN, quoted (in total)",
 }
 
 
