@@ -31,11 +31,8 @@ from vma.data.episodes import Episodes
 from vma.errors import InputError
 from vma.evaluation import Scores, evaluate_memories, join
 
-SHARES = {
-    "vma": 0.6,
-    "soft": 0.3,
-    "vae": 0.1,
-}  # of the training time: VMA's updates are the dearest and the table is about it
+# of the training time: VMA's updates are the dearest and the table is about it
+SHARES = {"vma": 0.6, "soft": 0.3, "vae": 0.1}
 DEFAULT_TARGETS, FALLBACK_TARGETS = 200, 30
 
 
