@@ -38,7 +38,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 HUGE_PNG = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 1, 0, 0, 0, 0))
 INK = {
-    f"root/Alpha{c % 2}/character{c:02}/0{c:03}_0{d}.png": np.random.default_rng((c, d)).random((105, 105)) < 0.1
+    f"images/Alpha{c % 2}/character{c:02}/0{c:03}_0{d}.png": np.random.default_rng((c, d)).random((105, 105)) < 0.1
     for c in (3, 1, 2)
     for d in (2, 1)
 }
@@ -51,12 +51,12 @@ def _members() -> Members:
     return {name: _png(ink) for name, ink in INK.items()}
 
 
-@pytest.mark.parametrize("extra", [{}, {"root/": b"", "__MACOSX/root/._x.png": b"x", "root/.DS_Store": b"x"}])
+@pytest.mark.parametrize("extra", [{}, {"images/": b"", "__MACOSX/images/._x.png": b"x", "images/.DS_Store": b"x"}])
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
 def test_omniglot_content_is_what_counts(compression: int, extra: Members) -> None:
-    classes = read_omniglot_zip(_zip(extra | _members(), compression), root="root", content=CONTENT)
+    classes = read_omniglot_zip(_zip(extra | _members(), compression), root="images", content=CONTENT)
     assert sorted(classes) == ["Alpha0/character02", "Alpha1/character01", "Alpha1/character03"]
-    assert np.array_equal(classes["Alpha1/character03"][1], INK["root/Alpha1/character03/0003_02.png"])
+    assert np.array_equal(classes["Alpha1/character03"][1], INK["images/Alpha1/character03/0003_02.png"])
 
 
 def _flipped() -> Members:
@@ -78,21 +78,21 @@ NAME = sorted(INK)[0]
         (_zip(_members())[:500], "not a whole zip"),
         (b"", "not a whole zip"),
         (_zip(_members())[:200] + b"\xff" * 40 + _zip(_members())[240:], "damaged"),
-        (_zip(_members() | {"/root/Alpha0/character01/0001_01.png": b""}), "unsafe member name"),
-        (_zip(_members() | {"root/../../0001_01.png": b""}), "unsafe member name"),
-        (_zip(_members() | {"root/other.txt": b""}), "unexpected member"),
+        (_zip(_members() | {"/images/Alpha0/character01/0001_01.png": b""}), "unsafe member name"),
+        (_zip(_members() | {"images/../../0001_01.png": b""}), "unsafe member name"),
+        (_zip(_members() | {"images/other.txt": b""}), "unexpected member"),
         (_zip(_members() | {NAME: b"no image"}), "not a PNG"),
         (_zip(_members() | {NAME: _png(INK[NAME])[:60]}), "damaged"),
         (_zip(_members() | {NAME: _png(INK[NAME], "L")}), "not a 1-bit image"),
         (_zip(_members() | {NAME: HUGE_PNG}), "not 105x105"),
         (_zip({f"{i}": b"" for i in range(40_001)}, zipfile.ZIP_STORED), "40,001 members, more than 40,000"),
-        (_zip({"root/zeros": bytes(33 * 2**20)}), "bytes uncompressed"),
+        (_zip({"images/zeros": bytes(33 * 2**20)}), "bytes uncompressed"),
     ],
     ids=range(15),
 )
 def test_omniglot_refusals(raw: bytes, cause: str) -> None:
     with pytest.raises(BadContent, match=cause) as caught:
-        read_omniglot_zip(raw, root="root", content=CONTENT)
+        read_omniglot_zip(raw, root="images", content=CONTENT)
     assert "\n" not in str(caught.value)
 
 
@@ -101,7 +101,7 @@ def test_member_that_lies_about_its_size() -> None:
     size = struct.pack("<I", 2**20)
     assert raw.count(size) == 2
     with pytest.raises(BadContent, match="damaged"):
-        read_omniglot_zip(raw.replace(size, struct.pack("<I", 100)), root="root", content=CONTENT)
+        read_omniglot_zip(raw.replace(size, struct.pack("<I", 100)), root="images", content=CONTENT)
 
 
 def test_member_that_occurs_twice() -> None:
@@ -111,7 +111,7 @@ def test_member_that_occurs_twice() -> None:
         with pytest.warns(UserWarning, match="Duplicate"):
             archive.writestr(NAME, b"")
     with pytest.raises(BadContent, match="occurs twice"):
-        read_omniglot_zip(file.getvalue(), root="root", content=CONTENT)
+        read_omniglot_zip(file.getvalue(), root="images", content=CONTENT)
 
 
 def _npy(array: np.ndarray) -> bytes:
