@@ -39,7 +39,8 @@ def shipped(spec: TrainSpec, data: DataSet, device: torch.device) -> Trained | N
     meta = checkpoint.load_weights(path, model)
     if meta["data_sha256"] != data.sha256:
         return None
-    return Trained(model, spec, meta["update"], meta["seconds"], meta["spec"], shipped=True)
+    commits = tuple(meta.get("commits", ["unknown"]))
+    return Trained(model, spec, meta["update"], meta["seconds"], meta["spec"], commits, shipped=True)
 
 
 def ship(trained: Trained, data: DataSet, folder: Path) -> Path:
@@ -49,6 +50,7 @@ def ship(trained: Trained, data: DataSet, folder: Path) -> Path:
         "spec": trained.trained_as,
         "update": trained.updates,
         "seconds": trained.seconds,
+        "commits": list(trained.commits),
         "data_sha256": data.sha256,
     }
     checkpoint.save_weights(path, trained.model, meta)
@@ -168,6 +170,7 @@ def row_keys(experiment: str, cell: Cell, trained: Trained, data: DataSet, origi
         "experiment": experiment,
         "updates": trained.updates,
         "train_id": trained.train_id,
+        "train_commits": " ".join(trained.commits),
         "eval_id": cell.eval.eval_id,
         "data_sha256": data.sha256,
     }

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, learning_rate
 from benchmarks.spec import TrainSpec, identity
-from benchmarks.store import spec_id, write_text
+from benchmarks.store import ROOT, code_state, spec_id, write_text
 from vma import checkpoint
 from vma.data import DataSet, cache_dir
 from vma.data.episodes import Episodes
@@ -52,6 +52,7 @@ class Trained:
     trained_as: dict[
         str, Any
     ]  # the identity of the spec that it was trained with; weights that are shipped keep theirs
+    commits: tuple[str, ...]  # of the code that made the updates, in their order; see `training_commit`
     shipped: bool = False
 
     @property
@@ -116,6 +117,7 @@ def _train(
     generator = torch.Generator(device).manual_seed(spec.seed)
     path = folder / "checkpoint.safetensors"
     done, spent = 0, 0.0
+    commits: tuple[str, ...] = ()
     if restart:
         for old in (path, path.with_name(path.name + ".previous")):
             old.unlink(missing_ok=True)
@@ -127,15 +129,20 @@ def _train(
             )
         checkpoint.unpack_training(state.tensors, model, optimizer, generator)
         done, spent = state.meta["update"], state.meta["seconds"]
+        commits = tuple(state.meta.get("commits", ["unknown"]))
     write_text(folder / "spec.json", json.dumps(identity(spec), indent=1) + "\n")
     log = folder / "metrics.jsonl"
     write_text(log, "".join(_lines_until(log, done)))
     if (updates is not None and done >= updates) or (seconds is not None and spent >= seconds):
-        return Trained(model, spec, done, spent, identity(spec))
+        return Trained(model, spec, done, spent, identity(spec), commits)
+    now = training_commit()
+    if commits[-1:] != (now,):
+        commits = (*commits, now)
 
     def save() -> None:
         tensors = checkpoint.pack_training(model, optimizer, generator)
         meta = {"spec": identity(spec), "update": done, "seconds": spent, "data_sha256": data.sha256}
+        meta["commits"] = list(commits)
         checkpoint.save(path, tensors, meta)
 
     episodes = Episodes(data.train.to(device), spec.episode, spec.seed)
@@ -188,7 +195,15 @@ def _train(
         how = "--updates without --from-scratch goes on" if restart else "the same command goes on from there"
         print(f"stopped after {done:,} updates, which are saved; {how}", file=sys.stderr)
         raise Stopped(128 + caught[0])
-    return Trained(model, spec, done, spent, identity(spec))
+    return Trained(model, spec, done, spent, identity(spec), commits)
+
+
+def training_commit() -> str:
+    """What a checkpoint says of the code that trains: the commit, with `+` where the code differs from it, or
+    `unknown`.
+    """
+    commit, dirty = code_state(ROOT)
+    return "unknown" if commit is None else commit + "+" * bool(dirty)
 
 
 def validation_episodes(spec: TrainSpec, data: DataSet, device: torch.device) -> Episodes:
