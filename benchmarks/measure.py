@@ -10,8 +10,8 @@ import torch
 
 from benchmarks import store
 from benchmarks.build import DTYPES, build_model
-from benchmarks.run import Trained, train, validation_episodes
 from benchmarks.spec import Cell, TrainSpec, identity
+from benchmarks.training import Trained, train, validation_episodes
 from vma import checkpoint
 from vma.data import DATASETS, DataSet, ImageSet
 from vma.data.episodes import Episodes

@@ -1,5 +1,6 @@
 """What a run is: frozen specs of a training, of an evaluation and of the cell that they make together."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,6 +31,12 @@ class TrainSpec:
     warmup: int = 0
     decay_updates: int | None = None
     clip: float | None = None
+    learned_entries: int | None = None  # of a memory that is learned; the model then sees none in its episodes
+    memory_shape: tuple[int, ...] | None = None  # of a learned entry; None is an image
+    growth: tuple[tuple[int, int], ...] | None = None  # (memory size, until update), then the episode's
+    episodes_per_update: int | None = None  # an update's minibatch holds the targets of that many episodes; None is 1
+    tied: bool | None = None  # whether the embedding networks of q(a|x) share the other networks' pyramids
+    estimator: str | None = None  # of the leave-one-out bound: None is the arithmetic mean, or "geometric"
     seed: int = 0
     dtype: str = "float32"
     threads: int = 2
@@ -54,12 +61,18 @@ def identity(spec: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """One evaluation: how many targets of which split, drawn how, and with how many samples each."""
+    """One evaluation: how many targets of which split, drawn how, with how many samples each, and what is computed.
+
+    `task` None is the bound and its parts; the others are the names in `benchmarks.tasks`. `memory_size` leaves that
+    many entries of each episode's memory, one of every class among them.
+    """
 
     episode: EpisodeSpec
     num_samples: int = 4
     targets: int = 1000
     split: str = "test"
+    task: str | None = None
+    memory_size: int | None = None
     seed: int = 0
     dtype: str = "float32"
     threads: int = 2
@@ -77,10 +90,11 @@ class EvalSpec:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is trained and what is evaluated."""
+    """What is trained and what is evaluated. `updates` is what the experiment asks of the training."""
 
     train: TrainSpec
     eval: EvalSpec
+    updates: int | None = None
 
     def row(self) -> dict[str, Any]:
         """The keys of a result row that the specs decide."""
@@ -107,3 +121,28 @@ class Cell:
             "threads": evaluation.threads,
             "dtype": evaluation.dtype,
         }
+
+
+def train_spec(identity: Mapping[str, Any]) -> TrainSpec:
+    """The training spec with this `identity`.
+
+    Raises:
+        TypeError: if it names a field that there is none of.
+    """
+    return TrainSpec(**{**_tuples(identity), "episode": EpisodeSpec(**identity["episode"])})
+
+
+def eval_spec(identity: Mapping[str, Any]) -> EvalSpec:
+    """The evaluation spec with this `identity`.
+
+    Raises:
+        TypeError: if it names a field that there is none of.
+    """
+    return EvalSpec(**{**identity, "episode": EpisodeSpec(**identity["episode"])})
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists where a frozen spec has tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(part) for key, part in value.items()}
+    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value

@@ -23,8 +23,8 @@ from benchmarks.cli import (
 )
 from benchmarks.experiments import table1_cells, table1_training
 from benchmarks.measure import check_cells, describe, measure, obtain, offer_weights, record, rows_of, stored
-from benchmarks.run import Trained
 from benchmarks.spec import Cell
+from benchmarks.training import Trained
 from reports import tables
 from vma.data import DataSet
 from vma.data.episodes import Episodes

@@ -1,4 +1,4 @@
-"""The training loop, and runs that are interrupted, refused and taken up again by `benchmarks.run.train`."""
+"""The training loop, and runs that are interrupted, refused and taken up again by `benchmarks.training.train`."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from baselines import PlainVAE, SoftAttentionVAE
-from benchmarks import build, run
-from benchmarks.run import Stopped, Trained, run_folder
+from benchmarks import build, training
 from benchmarks.spec import TrainSpec
+from benchmarks.training import Stopped, Trained, run_folder
 from vma import MLPSizes, Terms, VariationalMemoryAddressing, iwae, vimco
 from vma.data import DataSet, ImageSet
 from vma.data.episodes import Episodes, EpisodeSpec
@@ -126,12 +126,12 @@ MODEL_SPECS = {"vma": {}, "soft": {"read": "images"}, "vae": {}}
 def _small_and_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
     monkeypatch.setattr(build, "sizes", lambda spec: SIZES)
-    monkeypatch.setattr(run, "LOG_EVERY", 2)
-    monkeypatch.setattr(run, "VALIDATE_EVERY", 4)
+    monkeypatch.setattr(training, "LOG_EVERY", 2)
+    monkeypatch.setattr(training, "VALIDATE_EVERY", 4)
 
 
 def train(name: str = "vma", data: DataSet = DATA, **options: Any) -> Trained:
-    return run.train(train_spec(name), data, torch.device("cpu"), **options)
+    return training.train(train_spec(name), data, torch.device("cpu"), **options)
 
 
 def train_spec(name: str = "vma") -> TrainSpec:
@@ -158,7 +158,7 @@ def at_update(monkeypatch: pytest.MonkeyPatch, update: int, action: Callable[[],
                 action()
             yield done, terms
 
-    monkeypatch.setattr(run, "fit", interrupted)
+    monkeypatch.setattr(training, "fit", interrupted)
 
 
 @pytest.mark.parametrize("name", MODEL_SPECS)
@@ -214,7 +214,7 @@ def test_a_broken_bound_leaves_the_last_checkpoint(monkeypatch: pytest.MonkeyPat
         return fit(model, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "fit", breaking)
+        patch.setattr(training, "fit", breaking)
         with pytest.raises(NonFiniteBound, match="update 3, seed 0: log_pz"):
             train(updates=6)
     assert equal(train(updates=3), good)
