@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from baselines.vae import standard_normal_terms
 from vma.addressing import similarity
+from vma.errors import InputError
 from vma.networks import Condition, Samples, Sizes, at_least_float32, draw_images
 from vma.objectives import Terms
 
@@ -37,13 +38,13 @@ class SoftAttentionVAE(nn.Module):
         pixel_mean: mean of the training pixels, where the decoder's output starts.
 
     Raises:
-        ValueError: for another read.
+        InputError: for another read.
     """
 
     def __init__(self, sizes: Sizes, *, read: str = "images", pixel_mean: float = 0.5) -> None:
         super().__init__()
         if read not in READS:
-            raise ValueError(f"read is {read!r}, must be 'images' or 'features'")
+            raise InputError(f"read is {read!r}, must be 'images' or 'features'")
         self.sizes = sizes
         self.read = read
         self.embed_memory = sizes.encoder(sizes.image, sizes.embedding)

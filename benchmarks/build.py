@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +14,16 @@ from vma import ConvSizes, MLPSizes, VariationalMemoryAddressing, iwae, vimco
 from vma.data import DataSet
 from vma.errors import InputError
 from vma.networks import Sizes
-from vma.objectives import Terms
+from vma.objectives import Terms, geometric_leave_one_out
 
 MODELS = ("vma", "soft", "vae")
-NETWORKS = ("paper", "small", "mlp")
+NETWORKS = ("paper", "small", "mlp", "tiny", "tiny-mlp")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def sizes(spec: TrainSpec) -> Sizes:
     """The network family of a spec. `small` is the reduced one of Table 1: 32 maps in each layer and no hidden layer in
-    the heads.
+    the heads. The tiny ones are for smoke runs.
 
     Raises:
         InputError: for another name.
@@ -33,6 +35,10 @@ def sizes(spec: TrainSpec) -> Sizes:
         return ConvSizes(image=image, widths=(32,) * 6, hidden=None)
     if spec.network == "mlp":
         return MLPSizes(image=image)
+    if spec.network == "tiny":
+        return ConvSizes(image=image, widths=(8,) * 6, hidden=None, latent=8, embedding=16)
+    if spec.network == "tiny-mlp":
+        return MLPSizes(image=image, widths=(32, 16), latent=4, embedding=16)
     raise InputError(f"network is {spec.network!r}, must be one of {', '.join(NETWORKS)}")
 
 
@@ -41,33 +47,70 @@ def build_model(spec: TrainSpec, data: DataSet, device: torch.device) -> nn.Modu
     alone.
 
     Raises:
-        InputError: for an unknown model or network.
+        InputError: for an unknown name, or for parts of a spec that do not go together.
     """
+    _check_parts(spec)
     pixel_mean = data.train.images.double().mean().item()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         model: nn.Module
         if spec.model == "vma":
             model = VariationalMemoryAddressing(
-                sizes(spec), similarity=spec.similarity, prior=spec.prior, pixel_mean=pixel_mean
+                sizes(spec),
+                memory_shape=spec.memory_shape,
+                learned_entries=spec.learned_entries,
+                similarity=spec.similarity,
+                prior=spec.prior,
+                tied=bool(spec.tied),
+                pixel_mean=pixel_mean,
             )
         elif spec.model == "soft":
             model = SoftAttentionVAE(sizes(spec), read=spec.read or "images", pixel_mean=pixel_mean)
-        elif spec.model == "vae":
-            model = PlainVAE(sizes(spec), pixel_mean=pixel_mean)
         else:
-            raise InputError(f"model is {spec.model!r}, must be one of {', '.join(MODELS)}")
+            model = PlainVAE(sizes(spec), pixel_mean=pixel_mean)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def _check_parts(spec: TrainSpec) -> None:
+    if spec.model not in MODELS:
+        raise InputError(f"model is {spec.model!r}, must be one of {', '.join(MODELS)}")
+    if spec.model != "vma":
+        for name in ("learned_entries", "memory_shape", "tied", "estimator"):
+            if getattr(spec, name) is not None:
+                raise InputError(f"{name} is given for {spec.model}, which has no address: leave it out")
+    if spec.learned_entries is not None and spec.learned_entries < 1:
+        raise InputError(f"learned_entries is {spec.learned_entries}, must be 1 or more")
+    if spec.learned_entries is None and spec.memory_shape is not None:
+        raise InputError("memory_shape is given without learned_entries: entries that episodes bring are images")
+    if spec.model != "vae" and (spec.episode.protocol == "none") != (spec.learned_entries is not None):
+        raise InputError(
+            f"protocol is {spec.episode.protocol}, learned_entries is {spec.learned_entries}: a learned memory goes "
+            "with protocol none, every other one with a protocol that brings it"
+        )
+
+
 def build_objective(spec: TrainSpec) -> Callable[[Terms], Tensor]:
-    """VIMCO where there is an address to learn, else the plain bound."""
-    return vimco if spec.model == "vma" else iwae
+    """VIMCO where there is an address to learn, else the plain bound.
+
+    Raises:
+        InputError: for an unknown estimator.
+    """
+    if spec.estimator not in (None, "geometric"):
+        raise InputError(f"estimator is {spec.estimator!r}, must be geometric, or None for the arithmetic mean")
+    if spec.model != "vma":
+        return iwae
+    return vimco if spec.estimator is None else partial(vimco, baseline=geometric_leave_one_out)
 
 
 def build_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """Adam with the L2 penalty in the loss, so that Adam scales it too (the text does not say which way)."""
-    return torch.optim.Adam(model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+    """Adam with the L2 penalty in the loss, so that Adam scales it too (the text does not say which way). A learned
+    memory has none: L2 is on "all parameters with the exception of M" (section 4.2).
+    """
+    memory = getattr(model, "memory", None)
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p is not memory]}]
+    if memory is not None:
+        groups.append({"params": [memory], "weight_decay": 0.0})
+    return torch.optim.Adam(groups, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
 
 
 def learning_rate(spec: TrainSpec) -> Callable[[int], float]:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -24,12 +25,12 @@ from vma.training import NonFiniteBound
 THREADS = torch.get_num_threads()  # at the start: all cores that this process may use, or OMP_NUM_THREADS
 DEFAULT_MINUTES, FALLBACK_MINUTES = 15.0, 3.0
 
-Options = TypeVar("Options", bound="CommonOptions")
+Options = TypeVar("Options", bound="EvaluationOptions")
 
 
 @dataclass(frozen=True)
-class CommonOptions:
-    """Options of every experiment."""
+class EvaluationOptions:
+    """Options of every command that evaluates."""
 
     data: Path | None = None
     """Folder that holds the data files; else VMA_DATA, the user's cache, a folder shared/data beside the checkout, the
@@ -41,16 +42,6 @@ class CommonOptions:
     """Height and width of the images, for data sets that have no size of their own (strokes, folder:PATH)."""
     fallback: Literal["strokes"] | None = None
     """Run on built-in procedural characters if the data can be had from nowhere, and say so."""
-    updates: int | None = None
-    """Train each model for this many updates in all, going on from earlier ones, instead of taking shipped weights."""
-    minutes: float | None = None
-    """Train, where there are no weights, for this many minutes in all (default: 15, on fallback data 3)."""
-    from_scratch: bool = False
-    """Ignore shipped weights and earlier training."""
-    seed: int = 0
-    """Of initial weights, training episodes and samples. Evaluation has a seed of its own, so that all runs share their
-    targets.
-    """
     device: str = "auto"
     """auto, cpu or cuda."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -61,6 +52,28 @@ class CommonOptions:
     """Folder for rows and tables."""
     again: bool = False
     """Evaluate cells even if their rows are in --out already."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions(EvaluationOptions):
+    """Options of every command that trains where there are no weights."""
+
+    updates: int | None = None
+    """Train each model for this many updates in all, going on from earlier ones, instead of taking shipped weights."""
+    minutes: float | None = None
+    """Train, where there are no weights, for this many minutes in all (default: 15, on fallback data 3)."""
+    from_scratch: bool = False
+    """Ignore shipped weights and earlier training."""
+
+
+@dataclass(frozen=True)
+class CommonOptions(TrainingOptions):
+    """Options of a command for one table or figure and one seed."""
+
+    seed: int = 0
+    """Of initial weights, training episodes and samples. Evaluation has a seed of its own, so that all runs share their
+    targets.
+    """
 
 
 def run_command(
@@ -78,7 +91,8 @@ def run_command(
         run(parse(options, prog, argv))
     except DataUnavailable as error:
         lines = [f"error: {error}", *(f"  tried {attempt}" for attempt in error.attempts)]
-        lines.append(f"  without these data, on built-in characters: python -m {prog} --dataset strokes")
+        same = shlex.join(["python", "-m", *prog.split(), *(sys.argv[1:] if argv is None else argv)])
+        lines.append(f"  without these data, on built-in characters: {same} --dataset strokes")
         return _fail("\n".join(lines), 2)
     except InputError as error:
         return _fail(f"error: {error}", 2)
@@ -119,22 +133,33 @@ def parse(options: type[Options], prog: str, argv: Sequence[str] | None) -> Opti
         raise InputError(
             f"{cause.rstrip('.') or said.getvalue().strip()}; python -m {prog} --help lists the options"
         ) from None
-    for name in ("updates", "threads"):
-        value = getattr(parsed, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} is {value}, must be 1 or more")
-    if not 0 <= parsed.seed < 2**31:
-        raise InputError(f"--seed is {parsed.seed}, must lie between 0 and {2**31 - 1}")
-    if parsed.minutes is not None and not parsed.minutes > 0:
-        raise InputError(f"--minutes is {parsed.minutes}, must be above 0")
+    if parsed.threads is not None and parsed.threads < 1:
+        raise InputError(f"--threads is {parsed.threads}, must be 1 or more")
+    if isinstance(parsed, TrainingOptions):
+        if parsed.updates is not None and parsed.updates < 1:
+            raise InputError(f"--updates is {parsed.updates}, must be 1 or more")
+        if parsed.minutes is not None and not parsed.minutes > 0:
+            raise InputError(f"--minutes is {parsed.minutes}, must be above 0")
+    if isinstance(parsed, CommonOptions):
+        check_seed("--seed", parsed.seed)
     return parsed
+
+
+def check_seed(option: str, seed: int) -> None:
+    """Refuse what no generator takes.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if not 0 <= seed < 2**31:
+        raise InputError(f"{option} is {seed}, must lie between 0 and {2**31 - 1}")
 
 
 def _is_rule(line: str) -> bool:
     return set(line) <= set("─-╰╯")
 
 
-def open_data(options: CommonOptions, default: str) -> tuple[DataSet, bool]:
+def open_data(options: EvaluationOptions, default: str) -> tuple[DataSet, bool]:
     """The data set of the options, and whether it is the fallback.
 
     Raises:
@@ -179,7 +204,7 @@ def training_minutes(options: CommonOptions, fallback: bool) -> float:
     return options.minutes or (FALLBACK_MINUTES if fallback else DEFAULT_MINUTES)
 
 
-def resolve_device(options: CommonOptions) -> torch.device:
+def resolve_device(options: EvaluationOptions) -> torch.device:
     """The device to run on.
 
     Raises:
@@ -196,17 +221,37 @@ def resolve_device(options: CommonOptions) -> torch.device:
     return device
 
 
-def resolve_spec(spec: TrainSpec, options: CommonOptions, data: DataSet, device: torch.device) -> TrainSpec:
-    """A declared spec with the seed, the data, the precision and the threads of the options."""
-    dtype = options.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if _has_bfloat16(device) else "float32"
+def resolve_spec(
+    spec: TrainSpec, options: EvaluationOptions, data: DataSet, device: torch.device, seed: int
+) -> TrainSpec:
+    """A declared spec with this seed, and the data, the precision and the threads of the options.
+
+    Raises:
+        InputError: if the images are not square.
+    """
     size = data.image_size
     if size[0] != size[1]:
         raise InputError(f"the images of {data.name} are {size[0]}x{size[1]}, must be square: give --image-size")
     return replace(
-        spec, dataset=data.name, image_size=size[0], seed=options.seed, dtype=dtype, threads=options.threads or THREADS
+        spec,
+        dataset=data.name,
+        image_size=size[0],
+        seed=seed,
+        dtype=resolve_dtype(options, device),
+        threads=resolve_threads(options),
     )
+
+
+def resolve_dtype(options: EvaluationOptions, device: torch.device) -> str:
+    """The precision of the networks."""
+    if options.dtype == "auto":
+        return "bfloat16" if _has_bfloat16(device) else "float32"
+    return options.dtype
+
+
+def resolve_threads(options: EvaluationOptions) -> int:
+    """CPU threads."""
+    return options.threads or THREADS
 
 
 def _has_bfloat16(device: torch.device) -> bool:

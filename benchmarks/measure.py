@@ -1,22 +1,20 @@
 """From a cell to rows: take or train its model, evaluate it, and say everything about where the numbers come from."""
 
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from tqdm import tqdm
 
-from benchmarks import store
-from benchmarks.build import DTYPES, build_model
-from benchmarks.spec import Cell, TrainSpec, identity
-from benchmarks.training import Trained, train, validation_episodes
+from benchmarks import store, tasks
+from benchmarks.build import build_model
+from benchmarks.cli import EvaluationOptions
+from benchmarks.spec import Cell, TrainSpec, identity, train_spec
+from benchmarks.tasks import Result
+from benchmarks.training import Trained, train
 from vma import checkpoint
-from vma.data import DATASETS, DataSet, ImageSet
-from vma.data.episodes import Episodes
-from vma.errors import InputError
-from vma.evaluation import METRICS, Scores, evaluate
+from vma.data import DATASETS, DataSet
 
 WEIGHTS = store.ROOT / "results" / "checkpoints"
 
@@ -41,6 +39,31 @@ def shipped(spec: TrainSpec, data: DataSet, device: torch.device) -> Trained | N
         return None
     commits = tuple(meta.get("commits", ["unknown"]))
     return Trained(model, spec, meta["update"], meta["seconds"], meta["spec"], commits, shipped=True)
+
+
+def spec_at(path: Path) -> TrainSpec:
+    """What was trained, by a file of weights or the state of a run.
+
+    Raises:
+        CheckpointError: if there is no such file, it is damaged, or it is of another program.
+    """
+    try:
+        return train_spec(checkpoint.load(path, previous=False).meta["spec"])
+    except (KeyError, TypeError) as error:
+        raise checkpoint.CheckpointError(f"{path} does not say what was trained ({error}); give another file") from None
+
+
+def trained_at(path: Path, data: DataSet, device: torch.device) -> Trained:
+    """The model in a file of weights or in the state of a run; `data` gives its networks their shapes alone.
+
+    Raises:
+        CheckpointError: as `spec_at`.
+    """
+    spec = spec_at(path)
+    model = build_model(spec, data, device)
+    meta = checkpoint.load_weights(path, model)
+    commits = tuple(meta.get("commits", ["unknown"]))
+    return Trained(model, spec, meta["update"], meta["seconds"], meta["spec"], commits)
 
 
 def ship(trained: Trained, data: DataSet, folder: Path) -> Path:
@@ -91,77 +114,6 @@ def describe(spec: TrainSpec) -> str:
     return spec.model if spec.read is None else f"{spec.model} ({spec.read})"
 
 
-def check_cells(cells: Iterable[Cell], data: DataSet) -> None:
-    """Refuse, before anything is trained, cells whose episodes cannot be drawn from these data.
-
-    Raises:
-        InputError: if a split has too few classes or drawings, or if the cells cannot share their targets.
-    """
-    eligible = set()
-    for cell in cells:
-        Episodes(data.train, cell.train.episode, cell.train.seed)
-        validation_episodes(cell.train, data, torch.device("cpu"))
-        episodes = Episodes(_split(data, cell), cell.eval.episode, cell.eval.seed)
-        eligible.add(tuple(episodes.eligible.tolist()))
-    if len(eligible) > 1:
-        raise InputError(
-            f"{data.name}: some classes have drawings for the small cells of this experiment only, and all cells share "
-            "their targets; leave those classes out"
-        )
-
-
-def _split(data: DataSet, cell: Cell) -> ImageSet:
-    return {"train": data.train, "validation": data.validation, "test": data.test}[cell.eval.split]
-
-
-def measure(trained: Trained, cell: Cell, data: DataSet, device: torch.device) -> tuple[Scores, float]:
-    """The scores of a cell and the seconds that they took."""
-    torch.set_num_threads(cell.eval.threads)
-    episodes = Episodes(_split(data, cell).to(device), cell.eval.episode, cell.eval.seed)
-    started = time.monotonic()
-    scores = evaluate(
-        trained.model,
-        episodes,
-        cell.eval.steps,
-        cell.eval.num_samples,
-        seed=cell.eval.seed,
-        dtype=DTYPES[cell.eval.dtype],
-    )
-    return scores, time.monotonic() - started
-
-
-def rows_of(
-    experiment: str,
-    cell: Cell,
-    trained: Trained,
-    scores: Scores,
-    data: DataSet,
-    seconds: float,
-    origin: Mapping[str, Any],
-) -> list[dict[str, Any]]:
-    """One row for each metric, and under `gmn` for the targets that are duplicated in memory and those that are not."""
-    groups = {"all": scores}
-    if cell.eval.episode.protocol == "gmn" and cell.train.model != "vae":
-        groups |= {"duplicated": scores.where(scores.duplicated), "new": scores.where(~scores.duplicated)}
-    by_class = cell.eval.episode.protocol in ("per_class", "gmn") and data.test.num_classes > 1
-    rows = []
-    for targets, group in groups.items():
-        if len(group) == 0:
-            continue
-        for metric in METRICS:
-            value, stderr = group.summary(metric, by_class)
-            values = {
-                "metric": metric,
-                "value": value,
-                "stderr": stderr if np.isfinite(stderr) else None,
-                "n": len(group),
-            }
-            rows.append(
-                {**row_keys(experiment, cell, trained, data, origin), "targets": targets, "seconds": seconds, **values}
-            )
-    return rows
-
-
 def row_keys(experiment: str, cell: Cell, trained: Trained, data: DataSet, origin: Mapping[str, Any]) -> dict[str, Any]:
     """What the rows of a cell share."""
     return {
@@ -188,15 +140,53 @@ def stored(rows: Iterable[Mapping[str, Any]], cell: Cell, trained: Trained, data
 
 
 def record(
-    folder: Path, experiment: str, cell: Cell, trained: Trained, rows: list[dict[str, Any]], scores: Scores
-) -> None:
-    """Append a cell's rows, its specs, and its per-target values, from which paired differences can be made."""
-    name = f"{trained.train_id}-{trained.updates}-{cell.eval.eval_id}.npz"
-    arrays = {metric: getattr(scores, metric).astype(np.float32) for metric in METRICS}
-    targets = {"x_index": scores.x_index, "x_class": scores.x_class, "duplicated": scores.duplicated}
-    store.write_artifact(folder / "artifacts" / name, {**arrays, **targets})
-    store.record_specs(
-        folder / "specs.jsonl",
-        {trained.train_id: trained.trained_as, cell.eval.eval_id: identity(cell.eval)},
-    )
+    folder: Path,
+    experiment: str,
+    trained: Trained,
+    results: Sequence[Result],
+    data: DataSet,
+    origin: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Write the artifacts and specs of some cells of one training, then append all their rows at once; return the rows.
+
+    A cell whose rows are there has everything else too, however the process ends.
+    """
+    rows = []
+    for result in results:
+        cell = result.cell
+        name = f"{trained.train_id}-{trained.updates}-{cell.eval.eval_id}.npz"
+        store.write_artifact(folder / "artifacts" / name, result.arrays)
+        store.record_specs(
+            folder / "specs.jsonl",
+            {trained.train_id: trained.trained_as, cell.eval.eval_id: identity(cell.eval)},
+        )
+        shared = row_keys(experiment, cell, trained, data, origin) | {"seconds": result.seconds}
+        rows += [{**shared, **metric} for metric in result.metrics]
     store.append_rows(folder / f"{experiment}.jsonl", rows)
+    return rows
+
+
+def evaluate_cells(
+    experiment: str,
+    options: EvaluationOptions,
+    trained: Trained,
+    cells: Iterable[Cell],
+    data: DataSet,
+    device: torch.device,
+    origin: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """The rows of some cells of one training: those that --out has already, and the others evaluated and recorded."""
+    earlier = [] if options.again else store.read_rows(options.out / f"{experiment}.jsonl")
+    found = {cell: stored(earlier, cell, trained, data) for cell in cells}
+    rows = [row for part in found.values() for row in part]
+    missing = tasks.groups(cell for cell, part in found.items() if not part)
+    with tqdm(desc=f"evaluate {describe(trained.spec)}", unit="episode") as bar:
+        for i, group in enumerate(missing):
+
+            def progress(done: int, total: int, before: int = i) -> None:
+                bar.total, bar.n = total * len(missing), total * before + done
+                bar.refresh()
+
+            results = tasks.evaluate_group(trained, group, data, device, progress)
+            rows += record(options.out, experiment, trained, results, data, origin)
+    return rows

@@ -2,11 +2,8 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Any
 
-from tqdm import tqdm
-
-from benchmarks import store
+from benchmarks import store, tasks
 from benchmarks.cli import (
     CommonOptions,
     open_data,
@@ -17,10 +14,12 @@ from benchmarks.cli import (
     training_minutes,
     warning,
 )
-from benchmarks.experiments import SCALING_CLASSES, scaling_cell, scaling_training
-from benchmarks.measure import check_cells, measure, obtain, offer_weights, record, rows_of, stored
+from benchmarks.experiments import FIGURE_SAMPLES, SCALING_CLASSES, memory_cell, scaling_training
+from benchmarks.measure import evaluate_cells, obtain, offer_weights
 from reports import tables
 from vma.errors import InputError
+
+DEFAULT_TARGETS = 200
 
 
 @dataclass(frozen=True)
@@ -37,40 +36,32 @@ class Options(CommonOptions):
     """Examples per class in memory; 19 gives more than 2,500 entries with 144 classes."""
     num_samples: int = 4
     """K; the paper evaluates its figures with 4."""
-    targets: int = 1000
-    """Test targets at least, for each number of classes; every class in memory has one in each episode."""
+    targets: int | None = None
+    """Test targets, the same for each number of classes (default: 1000 at K = 4, else 200)."""
 
 
 def run(options: Options) -> None:
     for name in ("shots", "num_samples"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(options, name)}, must be 1 or more")
-    if options.targets < 2:
+    if options.targets is not None and options.targets < 2:
         raise InputError(f"--targets is {options.targets}, must be 2 or more: an error needs two")
     device = resolve_device(options)
     data, fallback = open_data(options, "omniglot45_5")
-    spec = resolve_spec(scaling_training(), options, data, device)
+    spec = resolve_spec(scaling_training(), options, data, device, options.seed)
     available = data.test.num_classes
     if options.classes is not None and not 1 <= options.classes <= available:
         raise InputError(
             f"--classes is {options.classes}, must lie between 1 and the {available} test classes of {data.name}"
         )
     sweep = [options.classes] if options.classes else [c for c in SCALING_CLASSES if c <= available]
-    cells = [scaling_cell(spec, classes, options.shots, options.num_samples, options.targets) for classes in sweep]
-    check_cells(cells, data)
+    targets = options.targets or dict(FIGURE_SAMPLES).get(options.num_samples, DEFAULT_TARGETS)
+    cells = [memory_cell(spec, classes, options.shots, options.num_samples, targets) for classes in sweep]
+    tasks.check(cells, data)
     open_out(options.out)
     seconds = training_minutes(options, fallback) * 60
     trained = obtain(spec, data, device, updates=options.updates, seconds=seconds, from_scratch=options.from_scratch)
-    origin = store.provenance(device)
-    earlier = [] if options.again else store.read_rows(options.out / "scaling.jsonl")
-    rows: list[dict[str, Any]] = []
-    for cell in tqdm(cells, desc="evaluate vma", unit="cell"):
-        found = stored(earlier, cell, trained, data)
-        if not found:
-            scores, spent = measure(trained, cell, data, device)
-            found = rows_of("scaling", cell, trained, scores, data, spent, origin)
-            record(options.out, "scaling", cell, trained, found, scores)
-        rows += found
+    rows = evaluate_cells("scaling", options, trained, cells, data, device, store.provenance(device))
     offer_weights(trained, data, options.out)
     title = (
         f"{'. '.join(['Figure 5A', *warning(data)])}. Test NLL in nats (lower is better) against classes in memory, "

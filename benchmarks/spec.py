@@ -7,6 +7,8 @@ from typing import Any
 from benchmarks.store import spec_id
 from vma.data.episodes import EpisodeSpec
 
+BY_CLASS = ("per_class", "gmn")  # protocols whose memories are made of classes
+
 
 @dataclass(frozen=True)
 class TrainSpec:
@@ -90,16 +92,23 @@ class EvalSpec:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is trained and what is evaluated. `updates` is what the experiment asks of the training."""
+    """What is trained and what is evaluated. `updates` is what the experiment asks of the training, None if nothing is
+    to be trained; `variant` is its name among variants of one experiment.
+    """
 
     train: TrainSpec
     eval: EvalSpec
     updates: int | None = None
+    variant: str | None = None
 
     def row(self) -> dict[str, Any]:
         """The keys of a result row that the specs decide."""
-        train, evaluation, memory = self.train, self.eval, self.train.episode
+        train, evaluation = self.train, self.eval
         conditioned = train.model != "vae"
+        memory = train.learned_entries if train.learned_entries else train.episode.num_entries
+        tested = train.learned_entries or evaluation.memory_size or evaluation.episode.num_entries
+        trained_by_class = conditioned and train.episode.protocol in BY_CLASS
+        tested_by_class = conditioned and evaluation.episode.protocol in BY_CLASS
         return {
             "model": train.model,
             "read": train.read,
@@ -109,17 +118,19 @@ class Cell:
             "protocol": evaluation.episode.protocol if conditioned else "none",
             "train_seed": train.seed,
             "learning_rate": train.learning_rate,
-            "train_classes": memory.classes if conditioned else None,
-            "train_shots": memory.shots if conditioned else None,
-            "train_memory_size": memory.num_entries if conditioned else None,
+            "train_classes": train.episode.classes if trained_by_class else None,
+            "train_shots": train.episode.shots if trained_by_class else None,
+            "train_memory_size": memory if conditioned else None,
             "train_num_samples": train.num_samples,
-            "train_protocol": memory.protocol if conditioned else "none",
-            "classes": evaluation.episode.classes if conditioned else None,
-            "shots": evaluation.episode.shots if conditioned else None,
-            "memory_size": evaluation.episode.num_entries if conditioned else None,
+            "train_protocol": train.episode.protocol if conditioned else "none",
+            "classes": evaluation.episode.classes if tested_by_class else None,
+            "shots": evaluation.episode.shots if tested_by_class else None,
+            "memory_size": tested if conditioned else None,
             "num_samples": evaluation.num_samples,
             "threads": evaluation.threads,
             "dtype": evaluation.dtype,
+            "weight_decay": train.weight_decay,
+            "variant": self.variant,
         }
 
 

@@ -1,16 +1,10 @@
 """Table 1: test NLL against the number of classes and of examples per class in memory, ours beside the paper's."""
 
 import sys
-import time
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from tqdm import tqdm
-
-from benchmarks import store
-from benchmarks.build import DTYPES
+from benchmarks import store, tasks
 from benchmarks.cli import (
     CommonOptions,
     open_data,
@@ -22,14 +16,10 @@ from benchmarks.cli import (
     warning,
 )
 from benchmarks.experiments import table1_cells, table1_training
-from benchmarks.measure import check_cells, describe, measure, obtain, offer_weights, record, rows_of, stored
-from benchmarks.spec import Cell
-from benchmarks.training import Trained
+from benchmarks.measure import evaluate_cells, obtain, offer_weights
 from reports import tables
 from vma.data import DataSet
-from vma.data.episodes import Episodes
 from vma.errors import InputError
-from vma.evaluation import Scores, evaluate_memories, join
 
 # of the training time: VMA's updates are the dearest and the table is about it
 SHARES = {"vma": 0.6, "soft": 0.3, "vae": 0.1}
@@ -61,12 +51,12 @@ def run(options: Options) -> None:
     targets = options.targets or (FALLBACK_TARGETS if fallback else DEFAULT_TARGETS)
     minutes = training_minutes(options, fallback)
     specs = {
-        name: resolve_spec(declared, options, data, device)
+        name: resolve_spec(declared, options, data, device, options.seed)
         for name, declared in table1_training().items()
         if name in options.models
     }
     cells = {name: table1_cells(spec, options.protocol, targets) for name, spec in specs.items()}
-    check_cells([cell for part in cells.values() for cell in part], data)
+    tasks.check([cell for part in cells.values() for cell in part], data)
     open_out(options.out)
     origin = store.provenance(device)
     rows: list[dict[str, Any]] = []
@@ -75,52 +65,9 @@ def run(options: Options) -> None:
         trained = obtain(
             spec, data, device, updates=options.updates, seconds=seconds, from_scratch=options.from_scratch
         )
-        rows += evaluate_model(options, trained, cells[name], data, device, origin)
+        rows += evaluate_cells("table1", options, trained, cells[name], data, device, origin)
         offer_weights(trained, data, options.out)
     report(options, rows, data)
-
-
-def evaluate_model(
-    options: Options,
-    trained: Trained,
-    cells: list[Cell],
-    data: DataSet,
-    device: torch.device,
-    origin: Mapping[str, Any],
-) -> list[dict[str, Any]]:
-    """The rows of one model, those that --out has already included."""
-    earlier = [] if options.again else store.read_rows(options.out / "table1.jsonl")
-    found = {cell: stored(earlier, cell, trained, data) for cell in cells}
-    rows = [row for cell in cells for row in found[cell]]
-    missing = [cell for cell in cells if not found[cell]]
-    for cell, scores, seconds in scored(trained, missing, data, device, f"evaluate {describe(trained.spec)}"):
-        new = rows_of("table1", cell, trained, scores, data, seconds, origin)
-        record(options.out, "table1", cell, trained, new, scores)
-        rows += new
-    return rows
-
-
-def scored(
-    trained: Trained, cells: list[Cell], data: DataSet, device: torch.device, progress: str
-) -> Iterator[tuple[Cell, Scores, float]]:
-    """Each cell with its scores and the seconds that they took; those of a model with an address are evaluated
-    together.
-    """
-    if trained.spec.model != "vma" or not cells:
-        for cell in tqdm(cells, desc=progress, unit="cell"):
-            yield cell, *measure(trained, cell, data, device)
-        return
-    first = cells[0].eval
-    torch.set_num_threads(first.threads)
-    started = time.monotonic()
-    episodes = [Episodes(data.test.to(device), cell.eval.episode, first.seed) for cell in cells]
-    steps = tqdm(first.steps, desc=progress, unit="target")
-    parts = list(
-        evaluate_memories(trained.model, episodes, steps, first.num_samples, seed=first.seed, dtype=DTYPES[first.dtype])
-    )
-    seconds = (time.monotonic() - started) / len(cells)
-    for i, cell in enumerate(cells):
-        yield cell, join([scores[i] for scores in parts]), seconds
 
 
 def report(options: Options, rows: list[dict[str, Any]], data: DataSet) -> None:

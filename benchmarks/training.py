@@ -6,9 +6,10 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,11 +20,11 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, learning_rate
-from benchmarks.spec import TrainSpec, identity
+from benchmarks.spec import BY_CLASS, TrainSpec, identity
 from benchmarks.store import ROOT, code_state, spec_id, write_text
 from vma import checkpoint
 from vma.data import DataSet, cache_dir
-from vma.data.episodes import Episodes
+from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
 from vma.evaluation import evaluate
 from vma.objectives import iwae
@@ -79,23 +80,26 @@ def train(
     updates: int | None = None,
     seconds: float | None = None,
     restart: bool = False,
+    wait: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Trained:
     """Train until `updates` were made or `seconds` of training were spent, both counted over all earlier starts of this
     run.
 
     The run goes on from its checkpoint unless `restart`. An interrupted and resumed run makes the very updates of an
-    uninterrupted one.
+    uninterrupted one. Where another process trains this run, `wait` waits for its end and goes on from there.
+    `progress` is told the number of updates after each.
 
     Raises:
-        InputError: if the run is being trained by another process, or its checkpoint cannot be used.
+        InputError: if the run is being trained by another process and not to `wait`, or its checkpoint cannot be used.
         NonFiniteBound: if the bound breaks; the last checkpoint stays.
         Stopped: after SIGINT or SIGTERM, with the state saved.
     """
     folder = run_folder(spec, device)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / "lock", timeout=0):
-            return _train(spec, data, device, folder, updates, seconds, restart)
+        with FileLock(folder / "lock", timeout=-1 if wait else 0):
+            return _train(spec, data, device, folder, updates, seconds, restart, progress)
     except Timeout:
         raise InputError(
             f"another process is training this run ({folder}): wait for it, or choose another --seed"
@@ -110,6 +114,7 @@ def _train(
     updates: int | None,
     seconds: float | None,
     restart: bool,
+    progress: Callable[[int], None],
 ) -> Trained:
     torch.set_num_threads(spec.threads)
     model = build_model(spec, data, device)
@@ -145,7 +150,7 @@ def _train(
         meta["commits"] = list(commits)
         checkpoint.save(path, tensors, meta)
 
-    episodes = Episodes(data.train.to(device), spec.episode, spec.seed)
+    episodes = episodes_of(spec, data, device)
     validation = validation_episodes(spec, data, device)
     dtype = DTYPES[spec.dtype]
     steps = fit(
@@ -159,6 +164,7 @@ def _train(
         dtype=dtype,
         learning_rate=learning_rate(spec),
         clip=spec.clip,
+        episodes_per_update=spec.episodes_per_update or 1,
     )
     name = spec.model if spec.read is None else f"{spec.model} ({spec.read})"
     window: list[torch.Tensor] = []
@@ -173,6 +179,7 @@ def _train(
             spent = before + time.monotonic() - started
             window.append(torch.stack((iwae(terms).mean(), terms.kl_a.mean(), terms.kl_z.mean())).detach())
             bar.update()
+            progress(done)
             stop = bool(caught) or (seconds is not None and spent >= seconds)
             if done % LOG_EVERY == 0:
                 bound, kl_a, kl_z = torch.stack(window).mean(0).tolist()
@@ -206,14 +213,54 @@ def training_commit() -> str:
     return "unknown" if commit is None else commit + "+" * bool(dirty)
 
 
+def episodes_of(spec: TrainSpec, data: DataSet, device: torch.device) -> Callable[[int], Episode]:
+    """The training episodes by their number, for `fit`: a pure function of it, with the memory size of the stage that
+    its update is in.
+
+    Raises:
+        InputError: if the training set has too few classes, drawings or images, or `growth` or `episodes_per_update`
+            cannot be.
+    """
+    per_update = 1 if spec.episodes_per_update is None else spec.episodes_per_update
+    if per_update < 1:
+        raise InputError(f"episodes_per_update is {per_update}, must be 1 or more")
+    growth = spec.growth or ()
+    if growth:
+        _check_growth(growth, spec.episode)
+    images = data.train.to(device)
+    final = Episodes(images, spec.episode, spec.seed)
+    stages = [(until, Episodes(images, replace(spec.episode, memory_size=size), spec.seed)) for size, until in growth]
+
+    def episodes(number: int) -> Episode:
+        update = number // per_update
+        return next((smaller for until, smaller in stages if update < until), final)(number)
+
+    return episodes
+
+
+def _check_growth(growth: tuple[tuple[int, int], ...], episode: EpisodeSpec) -> None:
+    if episode.memory_size is None:
+        raise InputError(f"growth is given with protocol {episode.protocol}: it needs protocol recall")
+    sizes, untils = [*(size for size, _ in growth), episode.memory_size], [0, *(until for _, until in growth)]
+    if sizes != sorted(sizes):
+        raise InputError(f"growth goes through memories of {', '.join(map(str, sizes))} entries, must not shrink")
+    if any(one >= other for one, other in pairwise(untils)):
+        raise InputError(f"growth has stages until updates {', '.join(map(str, untils[1:]))}, must ascend from above 0")
+
+
 def validation_episodes(spec: TrainSpec, data: DataSet, device: torch.device) -> Episodes:
-    """Episodes of the validation classes, like those of training; of fewer classes where there are not as many.
+    """Episodes of the validation images, like those of training; of fewer classes, or with a smaller memory to recall,
+    where there are not as many.
 
     Raises:
         InputError: if no validation class has enough drawings.
     """
-    classes = min(spec.episode.classes, data.validation.num_classes)
-    return Episodes(data.validation.to(device), replace(spec.episode, classes=classes), spec.seed)
+    episode, validation = spec.episode, data.validation
+    if episode.protocol in BY_CLASS:
+        episode = replace(episode, classes=min(episode.classes, validation.num_classes))
+    elif episode.memory_size is not None:
+        episode = replace(episode, memory_size=min(episode.memory_size, len(validation.images)))
+    return Episodes(validation.to(device), episode, spec.seed)
 
 
 def _lines_until(log: Path, update: int) -> Iterator[str]:

@@ -11,6 +11,7 @@ from torch.distributions import Categorical, kl_divergence
 
 from vma import Addressing, MLPSizes, VariationalMemoryAddressing, cosine, inner_product, similarity
 from vma.addressing import SIMILARITIES, draw_addresses, kl_categorical
+from vma.errors import InputError
 
 SIZES = MLPSizes(image=(1, 4, 4), widths=(6, 5), latent=2, embedding=3)
 DEFINITIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of one memory entry and one query
@@ -24,10 +25,10 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def addressing(similarity: str = "paper", prior: str = "learned") -> Addressing:
+def addressing(similarity: str = "paper", prior: str = "learned", tied: bool = False) -> Addressing:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = Addressing(SIZES, (7,), similarity, prior).double().requires_grad_(False)
+        module = Addressing(SIZES, (7,), similarity, prior, tied).double().requires_grad_(False)
         for p in module.parameters():  # far from the flat start
             p.data = torch.rand_like(p) if p.dim() == 1 else torch.randn_like(p)
     return module
@@ -62,7 +63,7 @@ def test_similarity_is_not_rounded_under_bfloat16(name: str) -> None:
 @pytest.mark.parametrize("name", SIMILARITIES)
 def test_posterior_is_eq_4_and_shares_its_keys_with_the_prior(name: str) -> None:
     module, memory, x = addressing(name), randn(5, 7), randn(4, 1, 4, 4, seed=1)
-    keys = module.keys(memory)
+    keys = module.keys(module.embed(memory))
     log_q = module.log_posterior(x, keys)
     torch.testing.assert_close(keys.e_a, module.embed_memory(memory))
     torch.testing.assert_close(log_q, by_definition(name, keys.e_a, module.embed_query(x)).log_softmax(1))
@@ -72,18 +73,27 @@ def test_posterior_is_eq_4_and_shares_its_keys_with_the_prior(name: str) -> None
     assert keys.log_p.std() > 0.1
 
 
+def test_tied_embeddings_are_heads_on_a_pyramid_of_the_models() -> None:
+    module, features, of_x = addressing(tied=True), randn(6, 5), randn(4, 5, seed=1)  # SIZES.widths[-1] is 5
+    assert [*dict(module.named_children())] == ["embed_memory", "embed_query"]
+    assert all(isinstance(head, torch.nn.Linear) for head in module.children())
+    keys = module.keys(module.embed(features))
+    expected = by_definition("paper", module.embed_memory(features), module.embed_query(of_x)).log_softmax(1)
+    torch.testing.assert_close(module.log_posterior(of_x, keys), expected)
+
+
 @pytest.mark.parametrize("M", [1, 2, 7])
 def test_flat_prior_is_exact(M: int) -> None:
     module = addressing(prior="flat")
     assert "prior_query" not in dict(module.named_parameters())
-    log_p = module.keys(randn(M, 7)).log_p
+    log_p = module.keys(module.embed(randn(M, 7))).log_p
     torch.testing.assert_close(log_p, torch.full((M,), -math.log(M), dtype=torch.float64), rtol=0, atol=1e-15)
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="similarity is 'dot', must be one of paper, inner, cosine"):
+    with pytest.raises(InputError, match="similarity is 'dot', must be one of paper, inner, cosine"):
         VariationalMemoryAddressing(SIZES, similarity="dot")
-    with pytest.raises(ValueError, match="prior is 'uniform', must be 'learned' or 'flat'"):
+    with pytest.raises(InputError, match="prior is 'uniform', must be 'learned' or 'flat'"):
         VariationalMemoryAddressing(SIZES, prior="uniform")
 
 

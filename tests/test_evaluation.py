@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from baselines import PlainVAE, SoftAttentionVAE
 from vma import MLPSizes, VariationalMemoryAddressing, iwae
 from vma.data import ImageSet
 from vma.data.episodes import Episode, Episodes, EpisodeSpec
-from vma.evaluation import Scores, classify, clustered_stderr, evaluate, evaluate_memories
+from vma.evaluation import Scores, classify, clustered_stderr, evaluate, evaluate_memories, own_entry_probability
 from vma.training import NonFiniteBound
 
 SIZES = MLPSizes(image=(1, 4, 4), widths=(6, 5), latent=1, embedding=3)
@@ -166,6 +166,32 @@ def test_memories_of_different_targets_are_refused() -> None:
         next(evaluate_memories(build(), different, [0], 2))
 
 
+def test_an_image_is_embedded_once_over_all_steps_and_memories() -> None:
+    """And the scores are those of memories that are embedded anew each time."""
+    steps, cells, embedded = [4, 2, 9, 0, 7], memories(2, 4), []
+    cached, fresh = build(), build()
+    cached.addressing.embed_memory.register_forward_hook(lambda module, inputs, output: embedded.append(len(output)))
+    once = [*evaluate_memories(cached, cells, steps, 20, chunk=16)]
+    seen = [set(cells[-1](step).memory_index.tolist()) for step in steps]
+    assert sum(embedded) == len(set.union(*seen)) < sum(len(one) for one in seen)
+    assert max(embedded) <= 16
+    for step, found in zip(steps, once, strict=True):
+        [again] = evaluate_memories(fresh, cells, [step], 20, chunk=16)
+        for one, other in zip(found, again, strict=True):
+            for field in fields(Scores):
+                np.testing.assert_allclose(getattr(one, field.name), getattr(other, field.name), rtol=1e-5, atol=1e-6)
+
+
+def test_scores_of_several_memories_come_step_by_step() -> None:
+    """A caller sees each step when it is done, outside of mixed precision."""
+    asked = []
+    found = evaluate_memories(build(), memories(3), (asked.append(s) or s for s in range(9)), 2, dtype=torch.bfloat16)
+    next(found)
+    next(found)
+    assert asked == [0, 1]
+    assert not torch.is_autocast_enabled("cpu")
+
+
 # --- standard errors
 
 
@@ -198,23 +224,46 @@ def one_episode(classes: int, shots: int) -> Episode:
 @pytest.mark.parametrize(("classes", "shots"), [(6, 1), (4, 5), (1, 3)])
 def test_classification_sums_over_the_entries_of_a_class(classes: int, shots: int) -> None:
     model, episode = build(), one_episode(classes, shots)
-    found = classify(model, episode, 7, generator=torch.Generator().manual_seed(0))
+    found = classify(model, episode, 7, generator=torch.Generator().manual_seed(0), chunk=10**6)
     assert found.classes.tolist() == sorted(set(episode.memory_class.tolist()))
     with torch.no_grad():
         encoded = model.encode_memory(episode.memory)
         q = model.address(episode.x, encoded)[0].exp()
         p = encoded.keys.log_p.exp()
-        generator, evidence = torch.Generator().manual_seed(0), []
-        for a in range(len(p)):
-            addresses = torch.full((7, len(q)), a)
-            t = model(episode.x, encoded, 7, generator=generator, addresses=addresses)
-            evidence.append(p[a] * (t.log_px + t.log_pz - t.log_qz).exp().mean(0))
-    for rule, weights in ((found.feed_forward, q), (found.likelihood, torch.stack(evidence, 1))):
+        addresses = torch.arange(len(p)).repeat_interleave(7)[:, None].expand(-1, len(q))
+        t = model(episode.x, encoded, 7 * len(p), generator=torch.Generator().manual_seed(0), addresses=addresses)
+        w = (t.log_px + t.log_pz - t.log_qz).exp()
+        evidence = torch.stack([p[a] * w[7 * a : 7 * (a + 1)].mean(0) for a in range(len(p))], 1)
+    for rule, weights in ((found.feed_forward, q), (found.likelihood, evidence)):
         summed = torch.stack([weights[:, episode.memory_class == c].sum(1) for c in found.classes], 1)
         torch.testing.assert_close(rule.exp(), summed / summed.sum(1, keepdim=True))
         torch.testing.assert_close(rule.exp().sum(1), torch.ones(len(q)))
         expected = [found.classes[row.argmax()] == c for row, c in zip(summed, episode.x_class, strict=True)]
         assert found.correct(rule, episode.x_class).tolist() == expected
+
+
+@pytest.mark.parametrize("chunk", [4, 5, 64, 5000])
+def test_classification_decodes_in_chunks_and_encodes_once(chunk: int) -> None:
+    """5 targets, 15 entries and 40 samples of each; the noise differs from chunk to chunk, the estimate does not."""
+    model, episode, decoded, encoded = build(), one_episode(5, 3), [], []
+    model.decoder.register_forward_hook(lambda module, inputs, output: decoded.append(len(output)))
+    model.addressing.embed_memory.register_forward_hook(lambda module, inputs, output: encoded.append(len(output)))
+    found = classify(model, episode, 40, generator=torch.Generator().manual_seed(0), chunk=chunk)
+    assert max(decoded) <= chunk
+    assert sum(decoded) == 5 * 15 * 40
+    assert encoded == [15]
+    exact = classify(build(), episode, 4000, generator=torch.Generator().manual_seed(1), chunk=10**6)
+    torch.testing.assert_close(found.feed_forward, exact.feed_forward)
+    torch.testing.assert_close(found.likelihood.exp(), exact.likelihood.exp(), rtol=0, atol=0.1)
+
+
+def test_classification_without_samples_decodes_nothing() -> None:
+    model, episode = build(), one_episode(4, 3)
+    expected = classify(model, episode, 1).feed_forward
+    model.decoder.register_forward_hook(lambda *_: pytest.fail("decoded"))
+    found = classify(model, episode, 0)
+    assert found.likelihood is None
+    assert torch.equal(found.feed_forward, expected)
 
 
 def test_feed_forward_rule_is_q_where_each_class_has_one_entry() -> None:
@@ -245,3 +294,30 @@ def test_likelihood_rule_is_the_posterior_over_classes() -> None:
     exact = (joint.softmax(1)[:, None] * member).sum(-1)
     torch.testing.assert_close(found.likelihood.exp(), exact, rtol=0, atol=0.02)
     assert exact.std() > 0.05
+
+
+# --- recall
+
+
+def test_own_entry_probability_sums_q_over_the_copies_of_the_target() -> None:
+    model, episode = build(), episodes(protocol="recall", memory_size=20)(0)
+    assert episode.memory is not None
+    copy = replace(
+        episode,
+        memory=torch.cat((episode.memory, episode.memory[:7])),
+        memory_index=torch.cat((episode.memory_index, episode.memory_index[:7])),
+        memory_class=torch.cat((episode.memory_class, episode.memory_class[:7])),
+    )
+    for one in (episode, copy):
+        q = model.address(one.x, model.encode_memory(one.memory))[0].exp()
+        expected = [
+            sum(q[b, a] for a in range(q.shape[1]) if one.memory_index[a] == i) for b, i in enumerate(one.x_index)
+        ]
+        torch.testing.assert_close(own_entry_probability(model, one), torch.stack(expected).detach())
+    apart = episodes()(0)  # targets are not in memory
+    assert own_entry_probability(model, apart).tolist() == [0.0] * 6
+    rounded = own_entry_probability(model, episode, torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, own_entry_probability(model, episode), rtol=0, atol=0.05)
+    with pytest.raises(ValueError, match="recall needs a memory"):
+        own_entry_probability(model, episodes(protocol="none")(0))

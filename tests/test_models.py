@@ -13,6 +13,7 @@ from torch.distributions import Bernoulli, Normal
 from baselines import PlainVAE, SoftAttentionVAE
 from vma import ConvSizes, MLPSizes, Terms, VariationalMemoryAddressing, iwae, vimco
 from vma.checkpoint import load_weights, save_weights
+from vma.errors import InputError
 from vma.networks import Sizes
 
 CONV = ConvSizes(image=(1, 8, 8), widths=(4,) * 6, hidden=None, latent=2, embedding=4)
@@ -46,6 +47,9 @@ CASES = {
     "vma, vectors": Case(VariationalMemoryAddressing, MLP, {"memory_shape": (7,)}),
     "vma, learned memory": Case(VariationalMemoryAddressing, MLP, {"memory_shape": (7,), "learned_entries": LEARNED}),
     "vma, learned images": Case(VariationalMemoryAddressing, CONV, {"learned_entries": LEARNED}),
+    "vma, tied, conv": Case(VariationalMemoryAddressing, HIDDEN, {"tied": True}),
+    "vma, tied, mlp": Case(VariationalMemoryAddressing, MLP, {"tied": True, "prior": "flat"}),
+    "vma, tied, learned images": Case(VariationalMemoryAddressing, CONV, {"tied": True, "learned_entries": LEARNED}),
     "soft, conv": Case(SoftAttentionVAE, CONV, {}),
     "soft, mlp": Case(SoftAttentionVAE, MLP, {"read": "images"}),
     "soft features, conv": Case(SoftAttentionVAE, HIDDEN, {"read": "features"}),
@@ -207,9 +211,11 @@ def test_a_memory_that_cannot_be_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match="memory"):
             model.encode_memory(memory)
+    with pytest.raises(InputError, match="tied networks need entries of the image's shape"):
+        VariationalMemoryAddressing(MLP, memory_shape=(7,), tied=True)
     plain = build(CASES["vae, mlp"])
     assert plain.encode_memory(None) is plain.encode_memory(image) is None
-    with pytest.raises(ValueError, match="read is 'both', must be 'images' or 'features'"):
+    with pytest.raises(InputError, match="read is 'both', must be 'images' or 'features'"):
         SoftAttentionVAE(MLP, read="both")
 
 
@@ -289,7 +295,9 @@ def test_forward_is_the_naive_loop(case: Case, K: int, B: int, M: int) -> None:
 
 @each_vma
 def test_what_depends_on_an_entry_alone_runs_once_an_entry(case: Case) -> None:
-    """The wall-clock claim rests on it. 3 entries, 15 pairs, 200 samples; `_distinct` pads to a multiple of 16."""
+    """The wall-clock claim rests on it. 3 entries, 15 pairs, 200 samples; `_distinct` pads to a multiple of 16. A tied
+    pyramid has run on the entries for the keys, and runs on the 5 targets for their queries.
+    """
     model = build(case).requires_grad_(False)
     encoded = encode(model, binary(3, *case.entry, seed=2))
     rows: dict[str, list[int]] = {"memory_pyramid": [], "conditioner": [], "posterior": [], "decoder": []}
@@ -300,4 +308,42 @@ def test_what_depends_on_an_entry_alone_runs_once_an_entry(case: Case) -> None:
             )
         )
     run(case, model, binary(5, *case.sizes.image), encoded, 40)
-    assert rows == {"memory_pyramid": [16], "conditioner": [16], "posterior": [16], "decoder": [200]}
+    pyramid = [5] if case.options.get("tied") else [16]
+    assert rows == {"memory_pyramid": pyramid, "conditioner": [16], "posterior": [16], "decoder": [200]}
+
+
+@each_vma
+def test_embeddings_that_are_known_are_not_computed_again(case: Case) -> None:
+    model, x = build(case), binary(3, *case.sizes.image)
+    expected = encode(model, binary(LEARNED, *case.entry, seed=2))
+    e_a = torch.cat([model.embed(entry[None]) for entry in expected.memory])
+    torch.testing.assert_close(e_a, expected.keys.e_a)
+    model.addressing.embed_memory.register_forward_hook(lambda *_: pytest.fail("embedded again"))
+    found = model.encode_memory(None if "learned_entries" in case.options else expected.memory, e_a)
+    assert_same(run(case, model, x, found, 4), run(case, model, x, expected, 4))
+
+
+@pytest.mark.parametrize("sizes", [CONV, MLP])
+def test_tying_leaves_one_pyramid_with_three_heads(sizes: Sizes) -> None:
+    plain, tied = (VariationalMemoryAddressing(sizes, tied=tied) for tied in (False, True))
+    removed = plain.state_dict().keys() - tied.state_dict().keys()
+    added = tied.state_dict().keys() - plain.state_dict().keys()
+    assert {name.rpartition(".")[0] for name in added} == {"addressing.embed_memory", "addressing.embed_query"}
+    assert all(".pyramid." in name or ".head." in name for name in removed)
+    x = binary(3, *sizes.image).float()
+    tied.memory_pyramid.register_forward_hook(lambda module, inputs, levels: [level * 0 for level in levels])
+    log_q, log_p = tied.address(x, tied.encode_memory(x))
+    torch.testing.assert_close(log_q, torch.full((3, 3), 1 / 3).log())  # nothing else leads from x and m_a to q(a|x)
+    torch.testing.assert_close(log_p, torch.full((3,), 1 / 3).log())
+
+
+@each_vma
+def test_a_reconstruction_is_the_decoders_at_the_mean_of_q(case: Case) -> None:
+    model = build(case).requires_grad_(False)
+    x, encoded = binary(3, *case.sizes.image), encode(model, binary(LEARNED, *case.entry, seed=2))
+    addresses = torch.tensor([4, 0, 4])
+    no_noise = torch.zeros(1, 3, case.sizes.latent, dtype=torch.float64)
+    log_px = model(x, encoded, 1, addresses=addresses[None], noise=no_noise).log_px[0]
+    means = model.reconstruct(x, encoded, addresses=addresses)
+    assert means.shape == x.shape
+    torch.testing.assert_close(Bernoulli(means).log_prob(x).sum((1, 2, 3)), log_px)

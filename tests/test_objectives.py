@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vma import ConvSizes, MLPSizes, Terms, VariationalMemoryAddressing, iwae, vimco
-from vma.objectives import leave_one_out
+from vma.objectives import geometric_leave_one_out, leave_one_out
 
 LEADS = (5.0, 15.0, 30.0, 100.0)
+Baseline = Callable[[Tensor], Tensor]
+each_baseline = pytest.mark.parametrize("baseline", [leave_one_out, geometric_leave_one_out])
 
 
 def random_terms(K: int, B: int = 3, seed: int = 0) -> Terms:
@@ -56,42 +59,62 @@ def test_leave_one_out_is_the_loop(K: int) -> None:
         torch.testing.assert_close(leave_one_out(log_w)[k, b], (sum(others) / torch.tensor(K - 1)).log())
 
 
+@pytest.mark.parametrize("K", [2, 3, 7])
+def test_geometric_leave_one_out_is_the_loop(K: int) -> None:
+    """VIMCO's own paper puts the others' geometric mean in the place of w_k."""
+    log_w = random_terms(K).log_w
+    for k, b in itertools.product(range(K), range(log_w.shape[1])):
+        others = [log_w[j, b].exp() for j in range(K) if j != k]
+        mean = torch.stack(others).prod() ** (1 / (K - 1))
+        torch.testing.assert_close(geometric_leave_one_out(log_w)[k, b], ((sum(others) + mean) / K).log())
+
+
 def test_two_samples_make_the_arithmetic_and_the_geometric_leave_one_out_equal() -> None:
-    """VIMCO's own paper puts the others' geometric mean in the place of w_k; the mean of one is that one."""
-    log_w = random_terms(2).log_w
-    own = torch.eye(2, dtype=torch.bool)[..., None]
-    geometric = torch.where(own, log_w.flip(0)[:, None], log_w[None]).logsumexp(1) - math.log(2)
-    torch.testing.assert_close(leave_one_out(log_w), geometric)
+    """The mean of one is that one."""
+    terms = random_terms(2)
+    torch.testing.assert_close(leave_one_out(terms.log_w), geometric_leave_one_out(terms.log_w))
+    torch.testing.assert_close(leave_one_out(terms.log_w), terms.log_w.flip(0))
+    torch.testing.assert_close(vimco(terms), vimco(terms, geometric_leave_one_out))
+    more = random_terms(3)
+    assert not torch.isclose(leave_one_out(more.log_w), geometric_leave_one_out(more.log_w)).any()
 
 
+@each_baseline
 @pytest.mark.parametrize("K", [2, 4])
 @pytest.mark.parametrize("lead", LEADS)
-def test_a_leading_weight_costs_no_precision(lead: float, K: int) -> None:
+def test_a_leading_weight_costs_no_precision(lead: float, K: int, baseline: Baseline) -> None:
     log_w = random_terms(K).log_w.detach() / 20 - 90
     log_w[1] += lead
-    torch.testing.assert_close(leave_one_out(log_w.float()).double(), leave_one_out(log_w), rtol=0, atol=1e-4)
+    torch.testing.assert_close(baseline(log_w.float()).double(), baseline(log_w), rtol=0, atol=1e-4)
 
     log_px, log_qa = log_w.float().requires_grad_(), torch.full_like(log_w, -2.0).float().requires_grad_()
     zero = torch.zeros_like(log_px)
-    surrogate = vimco(Terms(log_px, zero, zero, log_qa.detach(), log_qa, zero[0]))
+    surrogate = vimco(Terms(log_px, zero, zero, log_qa.detach(), log_qa, zero[0]), baseline)
     gradients = torch.autograd.grad(surrogate.sum(), (log_px, log_qa))
     assert all(value.isfinite().all() for value in (surrogate, *gradients))
 
 
-def test_vimco_refuses_one_sample() -> None:
+@each_baseline
+def test_vimco_refuses_one_sample(baseline: Baseline) -> None:
     with pytest.raises(ValueError, match="VIMCO needs at least 2 samples per target, got 1"):
-        vimco(random_terms(1))
+        vimco(random_terms(1), baseline)
 
 
+def test_vimco_has_the_papers_baseline_unless_told() -> None:
+    terms = random_terms(4)
+    assert torch.equal(vimco(terms), vimco(terms, leave_one_out))
+
+
+@each_baseline
 @pytest.mark.parametrize("K", [2, 3, 6])
-def test_vimco_is_eq_8(K: int) -> None:
+def test_vimco_is_eq_8(K: int, baseline: Baseline) -> None:
     """Value: the bound and the score term. Gradient for log q(a_k|x): L - L_{-k} - wbar_k, for all else that of L."""
     terms = random_terms(K)
-    signal = (iwae(terms) - leave_one_out(terms.log_w)).detach()
-    torch.testing.assert_close(vimco(terms) - (signal * terms.log_qa).sum(0), iwae(terms))
+    signal = (iwae(terms) - baseline(terms.log_w)).detach()
+    torch.testing.assert_close(vimco(terms, baseline) - (signal * terms.log_qa).sum(0), iwae(terms))
 
     leaves = [terms.log_qa, terms.log_px, terms.log_pz, terms.log_pa, terms.log_qz]
-    score, *others = torch.autograd.grad(vimco(terms).sum(), leaves)
+    score, *others = torch.autograd.grad(vimco(terms, baseline).sum(), leaves)
     torch.testing.assert_close(score, signal - terms.log_w.softmax(0))
     for found, expected in zip(others, torch.autograd.grad(iwae(terms).sum(), leaves[1:]), strict=True):
         torch.testing.assert_close(found, expected)
@@ -114,8 +137,11 @@ TINY_CONV = ConvSizes(image=(1, 8, 8), widths=(4,) * 6, hidden=8, latent=2, embe
 ENUMERATED = [(TINY_MLP, M, K) for M in (1, 2, 3, 4) for K in (2, 3, 4)] + [(TINY_CONV, 3, 3)]
 
 
+@each_baseline
 @pytest.mark.parametrize(("sizes", "M", "K"), ENUMERATED)
-def test_expected_vimco_gradient_is_that_of_the_expected_bound(sizes: ConvSizes | MLPSizes, M: int, K: int) -> None:
+def test_expected_vimco_gradient_is_that_of_the_expected_bound(
+    sizes: ConvSizes | MLPSizes, M: int, K: int, baseline: Baseline
+) -> None:
     """E_{a ~ q} grad vimco = grad E_{a ~ q} log 1/K sum_k w_k for every parameter; each tuple a_1..a_K is a target."""
     model = random_model(sizes, seed=10 * M + K)
     tuples = torch.tensor(list(itertools.product(range(M), repeat=K))).mT  # [K, M^K]
@@ -135,7 +161,7 @@ def test_expected_vimco_gradient_is_that_of_the_expected_bound(sizes: ConvSizes 
         return dict(zip(names, found, strict=True))
 
     exact = gradient((probability * iwae(terms)).sum())
-    estimate = gradient((probability.detach() * vimco(terms)).sum())
+    estimate = gradient((probability.detach() * vimco(terms, baseline)).sum())
     largest = max(g.abs().max().item() for g in exact.values())
     for name in names:
         scale = exact[name].abs().max().item()

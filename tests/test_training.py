@@ -19,8 +19,9 @@ from benchmarks.spec import TrainSpec
 from benchmarks.training import Stopped, Trained, run_folder
 from vma import MLPSizes, Terms, VariationalMemoryAddressing, iwae, vimco
 from vma.data import DataSet, ImageSet
-from vma.data.episodes import Episodes, EpisodeSpec
+from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
+from vma.objectives import geometric_leave_one_out, leave_one_out
 from vma.training import NonFiniteBound, fit
 
 SIZES = MLPSizes(image=(1, 6, 6), widths=(12, 8), latent=2, embedding=4)
@@ -115,11 +116,59 @@ def test_fit_trains_in_bfloat16() -> None:
     assert all(p.dtype == torch.float32 and p.grad.dtype == torch.float32 for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("n", [1, 3])
+def test_an_update_on_several_episodes_is_accumulated_gradients(name: str, n: int) -> None:
+    """Update u is made on episodes nu ... nu + n - 1, each with its own memory, and the mean over all their targets."""
+    one, other, objective = make(name).double(), make(name).double(), MODELS[name][1]
+    drawn = Episodes(image_set(), SPEC, 0)
+
+    def episodes(number: int) -> Episode:
+        episode = drawn(number)
+        return replace(episode, x=episode.x.double(), memory=episode.memory.double())
+
+    optimizers = [torch.optim.SGD(model.parameters(), lr=1e-2) for model in (one, other)]
+    generators = [torch.Generator().manual_seed(0) for _ in optimizers]
+    fitted = fit(
+        one, episodes, objective, optimizers[0], 4, range(5, 7), generator=generators[0], episodes_per_update=n
+    )
+    for update, terms in fitted:
+        optimizers[1].zero_grad()
+        for number in range(n * update, n * update + n):
+            episode = episodes(number)
+            part = other(episode.x, other.encode_memory(episode.memory), 4, generator=generators[1])
+            (-objective(part).mean() / n).backward()
+        optimizers[1].step()
+        assert terms.log_px.shape == (4, n * SPEC.num_targets)
+        assert terms.kl_a.shape == (n * SPEC.num_targets,)
+        torch.testing.assert_close(iwae(terms)[-SPEC.num_targets :], iwae(part))
+    for a, b in zip(weights(one), weights(other), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
 # --- runs
 
 
 DATA = DataSet("tiny", image_set(0), image_set(1), image_set(2), "0" * 64)
-MODEL_SPECS = {"vma": {}, "soft": {"read": "images"}, "vae": {}}
+UNLABELLED = DataSet(
+    "tiny", *(ImageSet(p.images, p.offsets[[0, -1]]) for p in (DATA.train, DATA.validation, DATA.test)), "2" * 64
+)
+NONE = EpisodeSpec("none", classes=3, targets_per_class=2)
+RECALL = EpisodeSpec("recall", classes=3, targets_per_class=2, memory_size=20)
+MODEL_SPECS: dict[str, dict[str, Any]] = {
+    "vma": {},
+    "soft": {"read": "images"},
+    "vae": {},
+    "learned memory": {
+        "model": "vma",
+        "learned_entries": 5,
+        "memory_shape": (7,),
+        "episode": NONE,
+        "weight_decay": 0.1,
+    },
+    "growing memory": {"model": "vma", "episode": RECALL, "growth": ((4, 2), (8, 7))},
+    "several episodes": {"model": "soft", "read": "features", "episodes_per_update": 3},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -135,9 +184,8 @@ def train(name: str = "vma", data: DataSet = DATA, **options: Any) -> Trained:
 
 
 def train_spec(name: str = "vma") -> TrainSpec:
-    return TrainSpec(
-        model=name, dataset="tiny", image_size=6, network="mlp", episode=SPEC, threads=1, **MODEL_SPECS[name]
-    )
+    fields = {"model": name, "episode": SPEC, **MODEL_SPECS[name]}
+    return TrainSpec(dataset="tiny", image_size=6, network="mlp", threads=1, **fields)
 
 
 def metrics(name: str = "vma") -> list[dict[str, Any]]:
@@ -260,3 +308,112 @@ def test_a_run_does_not_go_on_with_other_data() -> None:
         train(updates=4, data=replace(DATA, sha256="1" * 64))
     assert "\n" not in str(caught.value)
     assert train(updates=3).updates == 3
+
+
+# --- what is made of a spec
+
+
+def build_model(**fields: Any) -> Any:
+    return build.build_model(replace(train_spec(), **fields), DATA, CPU)
+
+
+def test_a_memory_that_grows_has_the_size_of_its_stage() -> None:
+    spec = replace(train_spec("growing memory"), episodes_per_update=2)
+    grown, final = training.episodes_of(spec, UNLABELLED, CPU), Episodes(UNLABELLED.train, RECALL, spec.seed)
+    sizes = [len(grown(number).memory) for number in range(20)]
+    assert sizes == [4] * 4 + [8] * 10 + [20] * 6  # until updates 2 and 7
+    assert torch.equal(grown(17).memory_index, final(17).memory_index)
+    for number in (3, 4):  # of any order: a resumed run asks for later ones first
+        smaller = Episodes(UNLABELLED.train, replace(RECALL, memory_size=sizes[number]), spec.seed)
+        assert torch.equal(grown(number).memory_index, smaller(number).memory_index)
+    constant = training.episodes_of(train_spec(), DATA, CPU)
+    assert torch.equal(constant(5).x_index, Episodes(DATA.train, SPEC, 0)(5).x_index)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"growth": ((4, 2),)}, "growth is given with protocol per_class: it needs protocol recall"),
+        ({"episode": RECALL, "growth": ((8, 2), (4, 7))}, "growth goes through memories of 8, 4, 20 entries"),
+        ({"episode": RECALL, "growth": ((4, 2), (21, 7))}, "growth goes through memories of 4, 21, 20 entries"),
+        ({"episode": RECALL, "growth": ((4, 7), (8, 7))}, "growth has stages until updates 7, 7, must ascend from"),
+        ({"episode": RECALL, "growth": ((4, 0), (8, 7))}, "growth has stages until updates 0, 7, must ascend from"),
+        ({"episode": RECALL, "growth": ((0, 2),)}, "memory_size is 0, must be 1 or more"),
+        ({"episodes_per_update": 0}, "episodes_per_update is 0, must be 1 or more"),
+    ],
+)
+def test_episodes_that_cannot_be_are_refused_before_training(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        training.train(replace(train_spec(), **fields), DATA, CPU, updates=1)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": "gan"}, "model is 'gan', must be one of vma, soft, vae"),
+        ({"model": "soft", "tied": True}, "tied is given for soft, which has no address: leave it out"),
+        ({"model": "vae", "estimator": "geometric"}, "estimator is given for vae, which has no address: leave it out"),
+        ({"model": "vae", "learned_entries": 4}, "learned_entries is given for vae, which has no address"),
+        ({"episode": NONE, "learned_entries": 0}, "learned_entries is 0, must be 1 or more"),
+        ({"memory_shape": (7,)}, "memory_shape is given without learned_entries"),
+        (
+            {"learned_entries": 4},
+            "protocol is per_class, learned_entries is 4: a learned memory goes with protocol none",
+        ),
+        ({"episode": NONE}, "protocol is none, learned_entries is None: a learned memory goes with protocol none"),
+        ({"model": "soft", "episode": NONE}, "protocol is none, learned_entries is None"),
+        ({"similarity": "dot"}, "similarity is 'dot', must be one of paper, inner, cosine"),
+    ],
+)
+def test_models_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        build_model(**fields)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_learned_memory_is_built_as_the_spec_says() -> None:
+    assert build_model(episode=NONE, learned_entries=5, memory_shape=(7,)).memory.shape == (5, 7)
+    assert build_model(episode=NONE, learned_entries=5).memory.shape == (5, 1, 6, 6)
+    assert build_model(episode=NONE, learned_entries=5, tied=True).tied
+    assert build_model().memory is None
+    assert not build_model().tied
+
+
+def test_a_learned_memory_alone_has_no_weight_decay() -> None:
+    spec = train_spec("learned memory")
+    model = build.build_model(spec, UNLABELLED, CPU)
+    optimizer = build.build_optimizer(spec, model)
+    networks, memory = optimizer.param_groups
+    assert [p is model.memory for p in memory["params"]] == [True]
+    assert {id(p) for p in networks["params"]} == {id(p) for p in model.parameters()} - {id(model.memory)}
+    assert (networks["weight_decay"], memory["weight_decay"]) == (0.1, 0.0)
+    assert networks["lr"] == memory["lr"] == spec.learning_rate
+    [only] = build.build_optimizer(train_spec(), make()).param_groups
+    assert len(only["params"]) == len([*make().parameters()])
+
+
+def test_the_estimator_is_the_specs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    terms = Terms(*torch.randn(5, 3, 4, generator=generator), kl_a=torch.zeros(4))
+    names = {None: leave_one_out, "geometric": geometric_leave_one_out}
+    for estimator, baseline in names.items():
+        objective = build.build_objective(replace(train_spec(), estimator=estimator))
+        assert torch.equal(objective(terms), vimco(terms, baseline))
+    assert build.build_objective(train_spec("soft")) is iwae
+    with pytest.raises(InputError, match="estimator is 'harmonic', must be geometric, or None for the arithmetic"):
+        build.build_objective(replace(train_spec(), estimator="harmonic"))
+
+
+def test_validation_episodes_are_like_those_of_training_as_far_as_the_set_goes() -> None:
+    def size(data: DataSet, **fields: Any) -> tuple[int, int]:
+        episode = training.validation_episodes(replace(train_spec(), **fields), data, CPU)(0)
+        return len(episode.x), 0 if episode.memory is None else len(episode.memory)
+
+    assert size(DATA) == (6, 6)
+    assert size(DATA, episode=replace(SPEC, classes=9)) == (16, 16)  # of 8 classes
+    assert size(UNLABELLED, episode=NONE) == (6, 0)
+    assert size(UNLABELLED, episode=RECALL) == (6, 20)
+    assert size(UNLABELLED, episode=replace(RECALL, memory_size=100)) == (6, 48)

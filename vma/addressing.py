@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vma.errors import InputError
 from vma.networks import Sizes, at_least_float32
 
 
@@ -56,29 +57,43 @@ class Addressing(nn.Module):
         memory_shape: shape of one memory entry.
         similarity: "paper" (eq. 5), "inner" or "cosine".
         prior: "learned" (a query point e^p that shares h with q(a|x)) or "flat", p(a) = 1/M.
+        tied: h and h^q are heads alone, on the pyramid of the model that this module is a part of: where methods take
+            memory entries or images they then take the flattened last level of that pyramid for them.
     """
 
     def __init__(
-        self, sizes: Sizes, memory_shape: tuple[int, ...], similarity: str = "paper", prior: str = "learned"
+        self,
+        sizes: Sizes,
+        memory_shape: tuple[int, ...],
+        similarity: str = "paper",
+        prior: str = "learned",
+        tied: bool = False,
     ) -> None:
         super().__init__()
         if similarity not in SIMILARITIES:
-            raise ValueError(f"similarity is {similarity!r}, must be one of {', '.join(SIMILARITIES)}")
+            raise InputError(f"similarity is {similarity!r}, must be one of {', '.join(SIMILARITIES)}")
         if prior not in ("learned", "flat"):
-            raise ValueError(f"prior is {prior!r}, must be 'learned' or 'flat'")
+            raise InputError(f"prior is {prior!r}, must be 'learned' or 'flat'")
         self.similarity = SIMILARITIES[similarity]
-        self.embed_memory = sizes.encoder(memory_shape, sizes.embedding)
-        self.embed_query = sizes.encoder(sizes.image, sizes.embedding)
+        if tied:
+            self.embed_memory, self.embed_query = sizes.head(sizes.embedding), sizes.head(sizes.embedding)
+        else:
+            self.embed_memory = sizes.encoder(memory_shape, sizes.embedding)
+            self.embed_query = sizes.encoder(sizes.image, sizes.embedding)
         # near zero, where p(a) is flat; not zero, where the cosine has no gradient
         self.prior_query = nn.Parameter(0.01 * torch.randn(1, sizes.embedding)) if prior == "learned" else None
 
-    def keys(self, memory: Float[Tensor, "M *entry"]) -> Keys:
-        e_a = at_least_float32(self.embed_memory(memory))
+    def embed(self, memory: Float[Tensor, "M *entry"]) -> Float[Tensor, "M E"]:
+        """e_a = h(m_a) of each entry (eq. 6), which does not depend on the others."""
+        return at_least_float32(self.embed_memory(memory))
+
+    def keys(self, e_a: Float[Tensor, "M E"]) -> Keys:
+        """The keys of a memory whose entries have these embeddings."""
         if self.prior_query is None:
-            return Keys(e_a, e_a.new_full((len(memory),), -math.log(len(memory))))
+            return Keys(e_a, e_a.new_full((len(e_a),), -math.log(len(e_a))))
         return Keys(e_a, self.similarity(e_a, self.prior_query)[0].log_softmax(-1))
 
-    def log_posterior(self, x: Float[Tensor, "B C H W"], keys: Keys) -> Float[Tensor, "B M"]:
+    def log_posterior(self, x: Float[Tensor, "B *query"], keys: Keys) -> Float[Tensor, "B M"]:
         """log q(a|x) for every address (eq. 4)."""
         e_q = at_least_float32(self.embed_query(x))
         return self.similarity(keys.e_a, e_q).log_softmax(-1)  # eq. 4

@@ -149,9 +149,14 @@ def unpack_training(
             f"the checkpoint's optimizer has {int(tensors['optimizer.params'])} parameters and this one {len(params)}; "
             "build it from the spec stored with the checkpoint"
         )
-    # Clones: the optimizer would adopt the tensors, and then change the checkpoint in place.
+    # Copies: the optimizer would adopt the tensors, and then change the checkpoint in place. Moments lie in memory like
+    # their parameter: a fused optimizer walks through all of them by their place there, whatever their strides say.
     state = {
-        index: {key: tensors[f"optimizer.{index}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+        index: {"step": tensors[f"optimizer.{index}.step"].clone()}
+        | {
+            key: torch.empty_like(params[index]).copy_(tensors[f"optimizer.{index}.{key}"])
+            for key in ("exp_avg", "exp_avg_sq")
+        }
         for index in stepped
     }
     generator.set_state(tensors["rng"].clone())

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vma.addressing import draw_addresses, kl_categorical
@@ -121,17 +121,19 @@ def evaluate_memories(
 ) -> Iterator[list[Scores]]:
     """For each step the scores of one target under several memories, by a model with an address.
 
-    All `episodes` have the same single target at a step and differ in memory. Given (x, m_a) the draws of z do not
-    depend on the rest of memory, so the j-th draw at an entry is decoded once and serves every memory whose addresses
-    ask for a j-th draw there. Within one memory the K samples are independent draws from q(a, z|x), as in `evaluate`;
-    across memories they are shared, which makes the comparison paired. Under many nested memories this decodes several
-    times fewer samples.
+    All `episodes` are of one set of images, have the same single target at a step and differ in memory. Given (x, m_a)
+    the draws of z do not depend on the rest of memory, so the j-th draw at an entry is decoded once and serves every
+    memory whose addresses ask for a j-th draw there. Within one memory the K samples are independent draws from
+    q(a, z|x), as in `evaluate`; across memories they are shared, which makes the comparison paired. Under many nested
+    memories this decodes several times fewer samples. An image is embedded once, however many memories of however many
+    steps it is in.
 
     Raises:
         ValueError: if the targets of a step differ, or are not one.
         NonFiniteBound: naming the episode, if a bound is not finite.
     """
     model.eval()
+    embeddings = _Embeddings(model, chunk)
     for step in steps:
         cells = [draw(step) for draw in episodes]
         x, x_index = cells[0].x, cells[0].x_index
@@ -139,14 +141,39 @@ def evaluate_memories(
             raise ValueError(f"step {step}: evaluate_memories needs the same single target under every memory")
         generator = torch.Generator(x.device).manual_seed(seed * 1_000_003 + step)
         with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
-            yield _memories_scores(
-                model, cells, num_samples, generator, chunk, f"evaluation episode {step}, seed {seed}"
-            )
+            where = f"evaluation episode {step}, seed {seed}"
+            scores = _memories_scores(model, embeddings, cells, num_samples, generator, chunk, where)
+        yield scores
+
+
+class _Embeddings:
+    """The embeddings of memory images by their index, each computed when it is first asked for."""
+
+    def __init__(self, model: torch.nn.Module, chunk: int) -> None:
+        self.model, self.chunk = model, chunk
+        device = next(model.parameters()).device
+        self.index = torch.empty(0, dtype=torch.int64, device=device)  # in the order in which they were asked for
+        self.e_a: list[Tensor] = []
+
+    def __call__(self, index: Int[Tensor, " M"], images: Float[Tensor, "M C H W"]) -> Float[Tensor, "M E"]:
+        """The embeddings of distinct images."""
+        new = ~torch.isin(index, self.index)
+        if new.any():
+            self.index = torch.cat((self.index, index[new]))
+            self.e_a += [self.model.embed(part) for part in images[new].split(self.chunk)]  # type: ignore[operator]
+        order = self.index.argsort()
+        return torch.cat(self.e_a)[order[torch.searchsorted(self.index, index, sorter=order)]]
 
 
 @torch.no_grad()
 def _memories_scores(
-    model: torch.nn.Module, cells: list[Episode], num_samples: int, generator: torch.Generator, chunk: int, where: str
+    model: torch.nn.Module,
+    embeddings: _Embeddings,
+    cells: list[Episode],
+    num_samples: int,
+    generator: torch.Generator,
+    chunk: int,
+    where: str,
 ) -> list[Scores]:
     x = cells[0].x
     indices = [cell.memory_index for cell in cells if cell.memory_index is not None]
@@ -156,7 +183,7 @@ def _memories_scores(
     everything = torch.empty(len(union), *x.shape[1:], device=x.device)
     everything[place] = torch.cat(memories)
 
-    encoded = model.encode_memory(everything)  # type: ignore[operator]
+    encoded = model.encode_memory(everything, embeddings(union, everything))  # type: ignore[operator]
     log_q_union, log_p_union = model.address(x, encoded)  # type: ignore[operator]
 
     # a softmax over a part of the entries is the renormalised softmax over all
@@ -224,9 +251,8 @@ class Classification:
 
     classes: Tensor  # (C,)
     feed_forward: Float[Tensor, "B C"]  # sum over a in c of q(a|x)
-    likelihood: Float[
-        Tensor, "B C"
-    ]  # sum over a in c of p(a) E_q[p(x|z, m_a) p(z|m_a) / q(z|m_a, x)], normalised over c
+    # sum over a in c of p(a) E_q[p(x|z, m_a) p(z|m_a) / q(z|m_a, x)], normalised over c; None without samples
+    likelihood: Float[Tensor, "B C"] | None
 
     def correct(self, log_p: Float[Tensor, "B C"], x_class: Tensor) -> Tensor:
         """(B,) bool: whether the likeliest class is the target's."""
@@ -240,34 +266,61 @@ def classify(
     num_samples: int,
     *,
     generator: torch.Generator | None = None,
+    chunk: int = 256,
     dtype: torch.dtype = torch.float32,
 ) -> Classification:
     """Few-shot classification of the episode's targets by a model with an address, with `num_samples` draws of z for
-    each entry.
+    each entry; with 0 by q(a|x) alone.
 
-    The paper prints the second rule without the division by q(z|m_a, x), which importance sampling needs.
+    At most `chunk` samples are decoded at a time. The paper prints the second rule without the division by
+    q(z|m_a, x), which importance sampling needs.
 
     Raises:
         ValueError: if the episode has no memory.
     """
     model.eval()
-    B, memory_class = len(episode.x), episode.memory_class
+    memory_class = episode.memory_class
     if memory_class is None:
         raise ValueError("classification needs a memory with classes")
-    M = len(memory_class)
-    with torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
-        encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
-        log_q, log_p = model.address(episode.x, encoded)  # type: ignore[operator]
-        scores = []
-        for a in range(M):
-            addresses = torch.full((num_samples, B), a, device=episode.x.device)
-            terms = model(episode.x, encoded, num_samples, generator=generator, addresses=addresses)
-            log_px_given_a = (terms.log_px + terms.log_pz - terms.log_qz).logsumexp(0) - np.log(num_samples)
-            scores.append(log_px_given_a + log_p[a])
     classes = memory_class.unique()
     member = memory_class == classes[:, None]  # [C, M]
 
     def by_class(log_weights: Tensor) -> Tensor:
         return log_weights[:, None].masked_fill(~member, -torch.inf).logsumexp(-1).log_softmax(-1)
 
-    return Classification(classes, by_class(log_q), by_class(torch.stack(scores, 1)))
+    with torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
+        encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
+        log_q, log_p = model.address(episode.x, encoded)  # type: ignore[operator]
+        if num_samples == 0:
+            return Classification(classes, by_class(log_q), None)
+        everywhere = torch.arange(len(log_p), device=log_p.device).repeat_interleave(num_samples)[:, None]
+        log_weights = []
+        for x in episode.x.split(chunk):
+            terms = concatenate(
+                [
+                    model(x, encoded, len(a), generator=generator, addresses=a.expand(-1, len(x)))
+                    for a in everywhere.split(chunk // len(x))
+                ]
+            )
+            log_w_given_a = (terms.log_px + terms.log_pz - terms.log_qz).unflatten(0, (-1, num_samples))
+            log_weights.append(log_p + log_w_given_a.logsumexp(1).mT - math.log(num_samples))
+    return Classification(classes, by_class(log_q), by_class(torch.cat(log_weights)))
+
+
+@torch.no_grad()
+def own_entry_probability(
+    model: torch.nn.Module, episode: Episode, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, " B"]:
+    """q(a|x) of the entries that are the very target, summed, by a model with an address: 1 where it recalls (section
+    4.1).
+
+    Raises:
+        ValueError: if the episode has no memory.
+    """
+    model.eval()
+    if episode.memory_index is None:
+        raise ValueError("recall needs a memory")
+    with torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
+        encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
+        log_q, _ = model.address(episode.x, encoded)  # type: ignore[operator]
+    return log_q.exp().masked_fill(episode.x_index[:, None] != episode.memory_index, 0).sum(1)

@@ -1,10 +1,11 @@
 """The multi-sample bound (eq. 7) and its VIMCO surrogate (eq. 8), as functions of per-sample terms."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -41,20 +42,6 @@ def iwae(terms: Terms) -> Float[Tensor, " B"]:
     return terms.log_w.logsumexp(0) - math.log(K)  # eq. 7
 
 
-def vimco(terms: Terms) -> Float[Tensor, " B"]:
-    """A surrogate with the value of `iwae` shifted by a constant, whose gradient is the VIMCO estimate (eq. 8).
-
-    The score term is sum_k (L - L_{-k} - wbar_k) grad log q(a_k | x). The part - wbar_k grad log q(a_k | x) comes by
-    itself from log q(a_k | x) inside log w_k, so only the detached learning signal L - L_{-k} is added here.
-
-    Raises:
-        ValueError: with fewer than two samples, for which the leave-one-out bound L_{-k} is undefined.
-    """
-    bound = iwae(terms)
-    signal = (bound - leave_one_out(terms.log_w)).detach()
-    return bound + (signal * terms.log_qa).sum(0)  # eq. 8
-
-
 def leave_one_out(log_w: Float[Tensor, "K B"]) -> Float[Tensor, "K B"]:
     """L_{-k} = log 1/(K-1) sum_{k' != k} w_k' (eq. 8), by a masked logsumexp.
 
@@ -63,11 +50,49 @@ def leave_one_out(log_w: Float[Tensor, "K B"]) -> Float[Tensor, "K B"]:
     Raises:
         ValueError: with fewer than two samples.
     """
-    K = log_w.shape[0]
+    rows, own = _rows(log_w)
+    return rows.masked_fill(own, -math.inf).logsumexp(1) - math.log(len(log_w) - 1)
+
+
+def geometric_leave_one_out(log_w: Float[Tensor, "K B"]) -> Float[Tensor, "K B"]:
+    """L_{-k} with the geometric mean of the other weights in the place of w_k: log 1/K (sum_{k' != k} w_k' + exp(mean
+    over k' != k of log w_k')), as VIMCO had it first (Mnih and Rezende, ICML 2016).
+
+    Raises:
+        ValueError: with fewer than two samples.
+    """
+    rows, own = _rows(log_w)
+    mean = rows.masked_fill(own, 0).sum(1) / (len(log_w) - 1)
+    return torch.where(own, mean[:, None], rows).logsumexp(1) - math.log(len(log_w))
+
+
+def _rows(log_w: Float[Tensor, "K B"]) -> tuple[Float[Tensor, "K K B"], Bool[Tensor, "K K 1"]]:
+    """All weights once for each k, [k, k', B], and where k' = k.
+
+    Raises:
+        ValueError: with fewer than two samples.
+    """
+    K = len(log_w)
     if K < 2:
         raise ValueError(
             f"VIMCO needs at least 2 samples per target, got {K}: raise num_samples or use the iwae objective"
         )
-    own = torch.eye(K, dtype=torch.bool, device=log_w.device)[:, :, None]
-    others = log_w.expand(K, *log_w.shape).masked_fill(own, -math.inf)  # [k, k', B]
-    return others.logsumexp(1) - math.log(K - 1)
+    return log_w.expand(K, *log_w.shape), torch.eye(K, dtype=torch.bool, device=log_w.device)[:, :, None]
+
+
+def vimco(terms: Terms, baseline: Callable[[Tensor], Tensor] = leave_one_out) -> Float[Tensor, " B"]:
+    """A surrogate with the value of `iwae` shifted by a constant, whose gradient is the VIMCO estimate (eq. 8).
+
+    The score term is sum_k (L - L_{-k} - wbar_k) grad log q(a_k | x). The part - wbar_k grad log q(a_k | x) comes by
+    itself from log q(a_k | x) inside log w_k, so only the detached learning signal L - L_{-k} is added here.
+
+    Args:
+        baseline: L_{-k} of the log weights (K, B): `leave_one_out`, the paper's, or `geometric_leave_one_out`. The
+            gradient is unbiased with each, since neither depends on a_k.
+
+    Raises:
+        ValueError: with fewer than two samples, for which the leave-one-out bound L_{-k} is undefined.
+    """
+    bound = iwae(terms)
+    signal = (bound - baseline(terms.log_w)).detach()
+    return bound + (signal * terms.log_qa).sum(0)  # eq. 8

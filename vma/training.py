@@ -1,6 +1,7 @@
 """The one training loop: a generator that yields after each update; the caller logs, saves and stops."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -26,12 +27,14 @@ def fit(
     dtype: torch.dtype = torch.float32,
     learning_rate: Callable[[int], float] | None = None,
     clip: float | None = None,
+    episodes_per_update: int = 1,
 ) -> Iterator[tuple[int, Terms]]:
-    """Yield (update, terms) after each of `updates`, on episode number `update` each.
+    """Yield (update, terms) after each of `updates`; with n = `episodes_per_update`, update u is made on the targets of
+    the episodes nu, ..., nu + n - 1, each with its own memory.
 
     Args:
         model: has `encode_memory` and a `forward` that returns Terms.
-        episodes: the episode of each update.
+        episodes: the episode of each number.
         objective: `vimco` or `iwae`; its mean over targets is maximised.
         num_samples: K.
         updates: which updates to make; a resumed run starts where it stopped.
@@ -39,6 +42,7 @@ def fit(
         dtype: float32, or bfloat16 for mixed precision; the bound's arithmetic is float32 in both.
         learning_rate: the rate of each update, where it is not constant.
         clip: largest norm of the gradient; None does not clip.
+        episodes_per_update: n.
 
     Raises:
         NonFiniteBound: before the update that would have used it.
@@ -50,9 +54,10 @@ def fit(
         if learning_rate is not None:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(update)
-        episode = episodes(update)
+        drawn = [episodes(n) for n in range(update * episodes_per_update, (update + 1) * episodes_per_update)]
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            terms = model(episode.x, model.encode_memory(episode.memory), num_samples, generator=generator)  # type: ignore[operator]
+            parts = [model(e.x, model.encode_memory(e.memory), num_samples, generator=generator) for e in drawn]  # type: ignore[operator]
+        terms = Terms(*(torch.cat([getattr(part, field.name) for part in parts], -1) for field in fields(Terms)))
         seed = "" if generator is None else f", seed {generator.initial_seed()}"
         check_finite(terms, f"update {update}{seed}")
         optimizer.zero_grad(set_to_none=True)

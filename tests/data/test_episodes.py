@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from vma.data import ImageSet
-from vma.data.episodes import Episode, Episodes, EpisodeSpec, _mix
+from vma.data.episodes import Episode, Episodes, EpisodeSpec, _mix, subsample_memory
 from vma.errors import InputError
 
 INT64 = torch.iinfo(torch.int64)
@@ -173,6 +173,77 @@ def test_recall_has_every_target_in_memory() -> None:
         assert len(episode.memory_index.unique()) == 30
     whole = Episodes(RAGGED, EpisodeSpec("recall", memory_size=len(RAGGED.images)), 0)(0)
     assert sorted(whole.memory_index.tolist()) == [*range(len(RAGGED.images))]
+
+
+# --- a part of memory
+
+
+MEMORIES = ["per_class", "per_class, one target class", "gmn", "recall"]
+
+
+@pytest.mark.parametrize("spec", [SPECS[name] for name in MEMORIES], ids=MEMORIES)
+def test_a_part_of_memory_holds_every_class_and_the_parts_are_nested(spec: EpisodeSpec) -> None:
+    for step in range(30):
+        whole = Episodes(RAGGED if spec.protocol == "recall" else EVEN, spec, 0)(step)
+        M, present = len(whole.memory), set(whole.memory_class.tolist())
+        smaller: list[int] = []
+        for size in range(len(present), M + 1):
+            part = subsample_memory(whole, size, 3, step)
+            assert len(part.memory) == len(part.memory_index) == len(part.memory_class) == size
+            assert set(part.memory_class.tolist()) == present
+            found = part.memory_index.tolist()
+            rest = iter(whole.memory_index.tolist())
+            assert all(index in rest for index in found)  # in memory's own order
+            larger = iter(found)
+            assert all(index in larger for index in smaller)
+            smaller = found
+            for index, image, label in zip(part.memory_index, part.memory, part.memory_class, strict=True):
+                place = whole.memory_index.tolist().index(index.item())
+                assert torch.equal(image, whole.memory[place])
+                assert label == whole.memory_class[place]
+            assert part.x is whole.x
+            assert part.x_index is whole.x_index
+        assert indices(part) == indices(whole)
+
+
+def test_a_part_of_memory_is_a_pure_function_of_seed_and_step() -> None:
+    whole = Episodes(EVEN, EpisodeSpec(shots=16, classes=2), 0)(0)
+    parts = {(s, step): indices(subsample_memory(whole, 9, s, step))[1] for s in range(5) for step in range(9)}
+    assert {key: indices(subsample_memory(whole, 9, *key))[1] for key in reversed(parts)} == parts
+    assert len({str(part) for part in parts.values()}) == 45
+
+
+@pytest.mark.cuda
+def test_a_part_of_memory_is_the_same_on_every_device() -> None:
+    for step in range(20):
+        parts = [
+            subsample_memory(Episodes(EVEN.to(device), SPECS["gmn"], 7)(step), 5, 1, step) for device in ("cpu", "cuda")
+        ]
+        assert indices(parts[0]) == indices(parts[1])
+
+
+def test_the_entries_of_a_part_of_memory_are_drawn_uniformly() -> None:
+    """Which entry of a class is the one that stays for sure, and which others do."""
+    whole = Episodes(EVEN, EpisodeSpec(classes=3, targets_per_class=1, shots=6), 0)(0)
+    place = {index: i for i, index in enumerate(whole.memory_index.tolist())}
+    for size in (3, 7):
+        kept = [subsample_memory(whole, size, 0, step).memory_index for step in range(2000)]
+        drawn = torch.tensor([place[i] for i in torch.cat(kept).tolist()])
+        assert chisquare(torch.bincount(drawn, minlength=18)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("spec", "size", "message"),
+    [
+        (SPECS["per_class"], 3, "memory_size is 3, must lie between the 4 classes in memory and its 12 entries"),
+        (SPECS["per_class"], 13, "memory_size is 13, must lie between the 4 classes in memory and its 12 entries"),
+        (SPECS["none"], 3, "memory_size is given for episodes without memory: leave it out"),
+    ],
+)
+def test_parts_of_memory_that_cannot_be_are_refused(spec: EpisodeSpec, size: int, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        subsample_memory(Episodes(EVEN, spec, 0)(0), size, 0, 0)
+    assert str(caught.value) == message
 
 
 # --- uniformity

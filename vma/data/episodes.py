@@ -1,6 +1,6 @@
 """Episodes: targets and the memory that they share, as a pure function of (seed, step)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -162,11 +162,7 @@ class Episodes:
         return targets, starts[member] + drawing
 
     def _keys(self, step: int, stream: int, counter: Tensor) -> Tensor:
-        """63-bit hashes of (seed, step, stream, counter)."""
-        salt = _mix(torch.tensor(self.seed, device=counter.device))
-        salt = _mix(salt ^ torch.tensor(step, device=counter.device))
-        salt = _mix(salt ^ torch.tensor(stream, device=counter.device))
-        return _mix(salt ^ counter) & torch.iinfo(torch.int64).max
+        return _keys(self.seed, step, stream, counter)
 
     def _below(self, bound: int, step: int, stream: int, n: int) -> Tensor:
         """n integers in [0, bound), with replacement."""
@@ -174,6 +170,45 @@ class Episodes:
 
     def _class_of(self, index: Tensor) -> Tensor:
         return torch.searchsorted(self.offsets, index.contiguous(), right=True) - 1
+
+
+def subsample_memory(episode: Episode, memory_size: int, seed: int, step: int) -> Episode:
+    """The episode with `memory_size` entries of its memory, drawn at random, at least one of every class among them.
+
+    A pure function of (seed, step), on every device the same. The entries of a smaller size are among those of a
+    larger one, so that differences between sizes are paired.
+
+    Raises:
+        InputError: if there is no memory, or `memory_size` is below its number of classes or above M.
+    """
+    if episode.memory is None or episode.memory_index is None or episode.memory_class is None:
+        raise InputError("memory_size is given for episodes without memory: leave it out")
+    M, classes = len(episode.memory), len(episode.memory_class.unique())
+    if not classes <= memory_size <= M:
+        raise InputError(
+            f"memory_size is {memory_size}, must lie between the {classes} classes in memory and its {M} entries"
+        )
+    slots = torch.arange(M, device=episode.memory_class.device)
+    drawn = _keys(seed, step, 4, slots).argsort()
+    grouped = drawn[episode.memory_class[drawn].argsort(stable=True)]
+    first_of_class = torch.zeros_like(slots, dtype=torch.bool)
+    first_of_class[grouped] = episode.memory_class[grouped].diff(prepend=slots[:1] - 1) != 0
+    required = first_of_class[drawn]
+    kept = torch.cat((drawn[required], drawn[~required]))[:memory_size].sort().values
+    return replace(
+        episode,
+        memory=episode.memory[kept],
+        memory_index=episode.memory_index[kept],
+        memory_class=episode.memory_class[kept],
+    )
+
+
+def _keys(seed: int, step: int, stream: int, counter: Tensor) -> Tensor:
+    """63-bit hashes of (seed, step, stream, counter)."""
+    salt = _mix(torch.tensor(seed, device=counter.device))
+    salt = _mix(salt ^ torch.tensor(step, device=counter.device))
+    salt = _mix(salt ^ torch.tensor(stream, device=counter.device))
+    return _mix(salt ^ counter) & torch.iinfo(torch.int64).max
 
 
 def _scale(keys: Tensor, bound: Tensor) -> Tensor:

@@ -1,0 +1,104 @@
+"""A free sweep: any trained model against any number of classes, examples and memory entries, on any data set."""
+
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from benchmarks import store, tasks
+from benchmarks.cli import (
+    EvaluationOptions,
+    open_data,
+    open_out,
+    resolve_device,
+    resolve_dtype,
+    resolve_threads,
+    run_command,
+    warning,
+)
+from benchmarks.measure import describe, evaluate_cells, spec_at, trained_at
+from benchmarks.spec import Cell, EvalSpec
+from reports import tables
+from vma.data.episodes import EpisodeSpec
+from vma.errors import InputError
+
+
+@dataclass(frozen=True)
+class Options(EvaluationOptions):
+    """Evaluate one trained model over classes x examples x memory sizes.
+
+    Writes rows (memory-size.jsonl) and per-target values to --out, and prints the table.
+    """
+
+    checkpoint: Path | None = None
+    """A file of trained weights: one of results/checkpoints, or checkpoint.safetensors of a run. Required."""
+    classes: tuple[int, ...] = (8,)
+    """Numbers of classes in memory."""
+    shots: tuple[int, ...] = (4,)
+    """Examples of each class."""
+    memory_size: tuple[int, ...] = ()
+    """Entries that are left of classes x shots, drawn at random, one of each class among them (default: all)."""
+    num_samples: int = 4
+    """K."""
+    targets: int = 1000
+    """Test targets, the same in all cells."""
+    protocol: Literal["per_class", "gmn"] = "per_class"
+    """per_class: that many examples of each class, without the target. gmn: that many in total, drawn with replacement.
+    """
+
+
+def run(options: Options) -> None:
+    if options.checkpoint is None:
+        raise InputError("--checkpoint is needed: a file of results/checkpoints, or checkpoint.safetensors of a run")
+    for name, least in (("classes", 1), ("shots", 1), ("memory_size", 1), ("num_samples", 1), ("targets", 2)):
+        value = getattr(options, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if one < least:
+                raise InputError(f"--{name.replace('_', '-')} is {one}, must be {least} or more")
+    device = resolve_device(options)
+    spec = spec_at(options.checkpoint)
+    if spec.learned_entries:
+        raise InputError(f"{options.checkpoint} has a learned memory, whose size is part of the model: give another")
+    data, _ = open_data(options, spec.dataset)
+    if data.image_size != (spec.image_size,) * 2:
+        raise InputError(
+            f"the images of {data.name} are {data.image_size[0]}x{data.image_size[1]}, the model was trained with "
+            f"{spec.image_size}x{spec.image_size}: give another --dataset or --image-size"
+        )
+    trained = trained_at(options.checkpoint, data, device)
+    spec = replace(spec, dataset=data.name, dtype=resolve_dtype(options, device), threads=resolve_threads(options))
+    cells = []
+    for classes, shots, size in itertools.product(options.classes, options.shots, options.memory_size or (None,)):
+        episode = EpisodeSpec(options.protocol, classes, targets_per_class=1, shots=shots, target_classes=1)
+        evaluation = EvalSpec(
+            episode,
+            options.num_samples,
+            options.targets,
+            memory_size=None if size == episode.num_entries else size,
+            dtype=spec.dtype,
+            threads=spec.threads,
+        )
+        if size is not None and not classes <= size <= episode.num_entries:
+            raise InputError(
+                f"--memory-size is {size}, must lie between the {classes} classes and their {episode.num_entries} entries"
+            )
+        cells.append(Cell(spec, evaluation))
+    tasks.check(cells, data)
+    open_out(options.out)
+    rows = evaluate_cells("memory-size", options, trained, cells, data, device, store.provenance(device))
+    title = (
+        f"{'. '.join(['Memory size', *warning(data)])}. Test NLL in nats (lower is better) of {describe(spec)} after "
+        f"{trained.updates:,} updates, {data.name}; ± standard error."
+    )
+    print("\n" + tables.text(tables.scaling_grid(rows), title) + "\n")
+    print(*warning(data), f"Wrote {options.out / 'memory-size.jsonl'}.", sep=". ")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(Options, run, "benchmarks.run memory-size", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,450 @@
+"""What is computed of a trained model: each task's metrics, and the arrays that figures and paired intervals are made
+of.
+"""
+
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import nn
+
+from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer
+from benchmarks.spec import BY_CLASS, Cell, EvalSpec, TrainSpec, identity
+from benchmarks.training import Trained, episodes_of
+from vma.data import DataSet, ImageSet
+from vma.data.episodes import Episode, Episodes, EpisodeSpec, subsample_memory
+from vma.errors import InputError
+from vma.evaluation import (
+    METRICS,
+    Scores,
+    classify,
+    clustered_stderr,
+    evaluate,
+    evaluate_memories,
+    join,
+    own_entry_probability,
+)
+from vma.training import fit
+
+SAMPLES_EACH = 4  # samples beside a reconstruction, in the lookups
+LEARNED_ROWS, LEARNED_COLUMNS = 12, 12  # entries that are shown, and samples of each
+TOP = 5  # entries that a lookup shows, as Figure 3 does
+
+Progress = Callable[[int, int], None]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cell came to: its metrics, each with value, stderr, n and what a task adds, and its arrays by name."""
+
+    cell: Cell
+    metrics: list[dict[str, Any]]
+    arrays: dict[str, np.ndarray]
+    seconds: float
+
+
+def split(data: DataSet, evaluation: EvalSpec) -> ImageSet:
+    """The images that an evaluation draws from."""
+    return {"train": data.train, "validation": data.validation, "test": data.test}[evaluation.split]
+
+
+def draw(data: DataSet, evaluation: EvalSpec, device: torch.device) -> Callable[[int], Episode]:
+    """The episodes of an evaluation."""
+    episodes = Episodes(split(data, evaluation).to(device), evaluation.episode, evaluation.seed)
+    if evaluation.memory_size is None:
+        return episodes
+    size, seed = evaluation.memory_size, evaluation.seed
+    return lambda step: subsample_memory(episodes(step), size, seed, step)
+
+
+def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells of one training in the groups that are evaluated together: those that share their one target an episode
+    and differ in memory, for a model with an address. Every other cell is a group of its own.
+    """
+    found: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        evaluation = cell.eval
+        together = (
+            cell.train.model == "vma"
+            and cell.train.learned_entries is None
+            and evaluation.task is None
+            and evaluation.episode.num_targets == 1
+        )
+        protocol, unlike = evaluation.episode.protocol, replace(evaluation, episode=EpisodeSpec(), memory_size=None)
+        found.setdefault((cell.train, protocol, unlike) if together else cell, []).append(cell)
+    return list(found.values())
+
+
+def check(cells: Iterable[Cell], data: DataSet) -> None:
+    """Refuse, before anything is trained, cells whose episodes cannot be drawn from these data.
+
+    Raises:
+        InputError: if a split has too few classes or drawings, or if cells of a group cannot share their targets.
+    """
+    for group in groups(cells):
+        eligible = set()
+        for cell in group:
+            episodes_of(cell.train, data, torch.device("cpu"))
+            if cell.eval.task == "wallclock":
+                continue  # which makes updates alone
+            episodes = Episodes(split(data, cell.eval), cell.eval.episode, cell.eval.seed)
+            eligible.add(tuple(episodes.eligible.tolist()) if cell.eval.episode.protocol in BY_CLASS else ())
+        if len(eligible) > 1:
+            raise InputError(
+                f"{data.name}: some classes have drawings for the small cells of this experiment only, and all cells "
+                "share their targets; leave those classes out"
+            )
+
+
+def evaluate_group(
+    trained: Trained, group: Sequence[Cell], data: DataSet, device: torch.device, progress: Progress
+) -> list[Result]:
+    """The results of one group of `groups`.
+
+    Args:
+        progress: told how many of how many episodes are done.
+    """
+    torch.set_num_threads(group[0].eval.threads)
+    started = time.monotonic()
+    if len(group) > 1:
+        return _memories(trained, group, data, device, progress)
+    cell = group[0]
+    metrics, arrays = TASKS[cell.eval.task](trained, cell.eval, data, device, progress)
+    return [Result(cell, metrics, arrays, time.monotonic() - started)]
+
+
+def _memories(
+    trained: Trained, group: Sequence[Cell], data: DataSet, device: torch.device, progress: Progress
+) -> list[Result]:
+    started = time.monotonic()
+    first = group[0].eval
+    parts = list(
+        evaluate_memories(
+            trained.model,
+            [draw(data, cell.eval, device) for cell in group],
+            _told(first.steps, progress),
+            first.num_samples,
+            seed=first.seed,
+            dtype=DTYPES[first.dtype],
+        )
+    )
+    seconds = (time.monotonic() - started) / len(group)
+    scores = [join([part[i] for part in parts]) for i in range(len(group))]
+    return [
+        Result(cell, bound_metrics(s, cell.eval, data), bound_arrays(s), seconds)
+        for cell, s in zip(group, scores, strict=True)
+    ]
+
+
+def _told(items: Sequence[Item], progress: Progress) -> Iterator[Item]:
+    for done, item in enumerate(items):
+        progress(done, len(items))
+        yield item
+    progress(len(items), len(items))
+
+
+def _bound(
+    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    scores = evaluate(
+        trained.model,
+        draw(data, evaluation, device),
+        _told(evaluation.steps, progress),
+        evaluation.num_samples,
+        seed=evaluation.seed,
+        dtype=DTYPES[evaluation.dtype],
+    )
+    metrics = bound_metrics(scores, evaluation, data, trained.spec.model != "vae")
+    return metrics, bound_arrays(scores)
+
+
+def bound_metrics(
+    scores: Scores, evaluation: EvalSpec, data: DataSet, conditioned: bool = True
+) -> list[dict[str, Any]]:
+    """Each metric of `Scores` with its standard error; under `gmn` also for the targets that are duplicated in memory
+    and for those that are not.
+    """
+    parts = {"all": scores}
+    if evaluation.episode.protocol == "gmn" and conditioned:
+        parts |= {"duplicated": scores.where(scores.duplicated), "new": scores.where(~scores.duplicated)}
+    by_class = evaluation.episode.protocol in BY_CLASS and split(data, evaluation).num_classes > 1
+    found = []
+    for targets, part in parts.items():
+        for metric in METRICS if len(part) else ():
+            value, stderr = part.summary(metric, by_class)
+            found.append(_metric(metric, value, stderr, len(part)) | {"targets": targets})
+    return found
+
+
+def bound_arrays(scores: Scores) -> dict[str, np.ndarray]:
+    """Per-target values, from which paired differences are made."""
+    arrays = {metric: getattr(scores, metric).astype(np.float32) for metric in METRICS}
+    return arrays | {"x_index": scores.x_index, "x_class": scores.x_class, "duplicated": scores.duplicated}
+
+
+def _metric(metric: str, value: float, stderr: float | None, n: int) -> dict[str, Any]:
+    finite = stderr if stderr is not None and np.isfinite(stderr) else None
+    return {"metric": metric, "value": value, "stderr": finite, "n": n, "targets": "all"}
+
+
+def _recall(
+    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """The bound, and q(a|x) of the entry that the target is."""
+    metrics, arrays = _bound(trained, evaluation, data, device, progress)
+    episodes = draw(data, evaluation, device)
+    own = [own_entry_probability(trained.model, episodes(s), DTYPES[evaluation.dtype]) for s in evaluation.steps]
+    p_exact = torch.cat(own).cpu().numpy().astype(np.float32)
+    metrics.append(
+        _metric("p_exact", float(p_exact.mean()), clustered_stderr(p_exact, arrays["x_index"]), len(p_exact))
+    )
+    return metrics, arrays | {"p_exact": p_exact}
+
+
+@torch.no_grad()
+def _learned(
+    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """The bound, the entropy of p(a) over the learned memory, and samples of its likeliest entries (Figure 2B)."""
+    metrics, arrays = _bound(trained, evaluation, data, device, progress)
+    model: Any = trained.model
+    with _autocast(evaluation, device):
+        encoded = model.encode_memory(None)
+        log_p = encoded.keys.log_p.double()
+        rows = log_p.topk(min(LEARNED_ROWS, len(log_p))).indices
+        addresses = rows.repeat_interleave(LEARNED_COLUMNS)
+        drawn = model.sample(encoded, len(addresses), generator=_generator(evaluation, device), addresses=addresses)
+    entropy = -(log_p.exp() * log_p).sum().item()
+    metrics.append(_metric("entropy_pa", entropy, None, len(log_p)))
+    arrays |= {
+        "log_pa": log_p.cpu().numpy().astype(np.float32),
+        "sample_addresses": rows.cpu().numpy(),
+        "sample_means": _grey(drawn.means).reshape(len(rows), LEARNED_COLUMNS, *drawn.means.shape[-2:]),
+    }
+    return metrics, arrays
+
+
+@torch.no_grad()
+def _samples(
+    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """`num_samples` draws from p(x|M) for each episode's memory, of which the first entry is shown (Figure 4A)."""
+    model: Any = trained.model
+    episodes, generator = draw(data, evaluation, device), _generator(evaluation, device)
+    memory, classes, means = [], [], []
+    for step in _told(evaluation.steps, progress):
+        episode = episodes(step)
+        assert episode.memory is not None
+        assert episode.memory_class is not None
+        with _autocast(evaluation, device):
+            drawn = model.sample(model.encode_memory(episode.memory), evaluation.num_samples, generator=generator)
+        memory.append(_binary(episode.memory[:1]))
+        classes.append(int(episode.memory_class[0]))
+        means.append(_grey(drawn.means))
+    images = np.stack(means)
+    arrays = {"memory": np.concatenate(memory), "memory_class": np.array(classes), "samples": images}
+    return [_metric("images", float(images.shape[0] * images.shape[1]), None, len(memory))], arrays
+
+
+@torch.no_grad()
+def _lookup(
+    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Where each episode's first target looks (Figure 3), its reconstruction from there and samples of that entry."""
+    model: Any = trained.model
+    episodes, generator = draw(data, evaluation, device), _generator(evaluation, device)
+    found: dict[str, list[np.ndarray]] = {}
+    for step in _told(evaluation.steps, progress):
+        episode = episodes(step)
+        assert episode.memory is not None
+        assert episode.memory_class is not None
+        x = episode.x[:1]
+        with _autocast(evaluation, device):
+            encoded = model.encode_memory(episode.memory)
+            log_q, log_p = model.address(x, encoded)
+            top = log_q[0].topk(min(TOP, log_q.shape[1])).indices
+            reconstruction = model.reconstruct(x, encoded, addresses=top[:1])
+            drawn = model.sample(encoded, SAMPLES_EACH, generator=generator, addresses=top[:1].expand(SAMPLES_EACH))
+        part = {
+            "x": _binary(x)[0],
+            "x_class": episode.x_class[0].cpu().numpy(),
+            "memory": _binary(episode.memory),
+            "memory_class": episode.memory_class.cpu().numpy(),
+            "q": log_q[0].exp().float().cpu().numpy(),
+            "p": log_p.exp().float().cpu().numpy(),
+            "top": top.cpu().numpy(),
+            "reconstruction": _grey(reconstruction)[0],
+            "samples": _grey(drawn.means),
+        }
+        for name, value in part.items():
+            found.setdefault(name, []).append(value)
+    arrays = {name: np.stack(values) for name, values in found.items()}
+    own = np.where(arrays["memory_class"] == arrays["x_class"][:, None], arrays["q"], 0).sum(1)
+    return [_metric("class_mass", float(own.mean()), clustered_stderr(own, arrays["x_class"]), len(own))], arrays
+
+
+def _classification(
+    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Accuracy by the mass of q(a|x) on each class; or, under `classification-likelihood`, by p(x|c)."""
+    episodes, generator = draw(data, evaluation, device), _generator(evaluation, device)
+    rule = "address" if evaluation.task == "classification" else "likelihood"
+    accuracies = []
+    for step in _told(evaluation.steps, progress):
+        episode = episodes(step)
+        said = classify(
+            trained.model,
+            episode,
+            evaluation.num_samples if rule == "likelihood" else 0,
+            generator=generator,
+            dtype=DTYPES[evaluation.dtype],
+        )
+        log_p = said.feed_forward if rule == "address" else said.likelihood
+        assert log_p is not None
+        accuracies.append(said.correct(log_p, episode.x_class).double().mean().item())
+    values = np.array(accuracies)
+    low, high = mean_interval(values)
+    stderr = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None
+    metric = _metric("accuracy", float(values.mean()), stderr, len(values)) | {"rule": rule, "low": low, "high": high}
+    return [metric], {rule: values.astype(np.float32)}
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % bootstrap interval of a mean over independent values (percentile; seeded)."""
+    if len(values) < 2 or values.min() == values.max():
+        return float(values.min()), float(values.max())
+    found = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=2000, rng=np.random.default_rng(0))
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def _autocast(evaluation: EvalSpec, device: torch.device) -> torch.autocast:
+    dtype = DTYPES[evaluation.dtype]
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def _generator(evaluation: EvalSpec, device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(evaluation.seed)
+
+
+def _grey(means: torch.Tensor) -> np.ndarray:
+    """(n, C, H, W) Bernoulli means of one channel as (n, H, W) bytes."""
+    return (means[:, 0].float() * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def _binary(images: torch.Tensor) -> np.ndarray:
+    return images[:, 0].to(torch.uint8).cpu().numpy()
+
+
+TASKS: dict[str | None, Callable[..., tuple[list[dict[str, Any]], dict[str, np.ndarray]]]] = {
+    None: _bound,
+    "recall": _recall,
+    "learned": _learned,
+    "samples": _samples,
+    "lookup": _lookup,
+    "classification": _classification,
+    "classification-likelihood": _classification,
+}
+
+
+@dataclass
+class _Timed:
+    cell: Cell
+    steps: Iterator[Any]
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+
+
+def time_updates(
+    cells: Iterable[Cell], data: DataSet, device: torch.device, progress: Progress
+) -> Iterator[tuple[Trained, Result]]:
+    """Seconds and peak memory of an update of each cell's untrained model; cells of one |M| take turns, round by round.
+
+    One round is one update; each cell makes one beforehand that is not counted.
+    """
+    by_size: dict[int, list[Cell]] = {}
+    for cell in cells:
+        by_size.setdefault(cell.train.episode.num_entries, []).append(cell)
+    for done, group in enumerate(by_size.values()):
+        progress(done, len(by_size))
+        timed = [_Timed(cell, _steps(cell.train, data, device)) for cell in group]
+        for one in timed:
+            _update(one, device)
+        for _ in range(group[0].eval.targets):
+            for one in timed:
+                seconds, peak = _update(one, device)
+                one.seconds.append(seconds)
+                one.peak_bytes = max(one.peak_bytes, peak)
+        for one in timed:
+            yield _untrained(one.cell.train), _timing(one)
+    progress(len(by_size), len(by_size))
+
+
+def _steps(spec: TrainSpec, data: DataSet, device: torch.device) -> Iterator[Any]:
+    torch.set_num_threads(spec.threads)
+    model = build_model(spec, data, device)
+    return fit(
+        model,
+        episodes_of(spec, data, device),
+        build_objective(spec),
+        build_optimizer(spec, model),
+        spec.num_samples,
+        range(2**62),
+        generator=torch.Generator(device).manual_seed(spec.seed),
+        dtype=DTYPES[spec.dtype],
+        clip=spec.clip,
+    )
+
+
+def _update(one: _Timed, device: torch.device) -> tuple[float, int]:
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        _reset_peak()
+    started = time.perf_counter()
+    next(one.steps)
+    if cuda:
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - started
+    return seconds, torch.cuda.max_memory_allocated(device) if cuda else _peak()
+
+
+def _reset_peak() -> None:
+    """Linux forgets the peak of a process's resident memory when 5 is written here; elsewhere the peak is that of the
+    whole process so far.
+    """
+    path = Path("/proc/self/clear_refs")
+    if path.exists():
+        path.write_text("5", encoding="ascii")
+
+
+def _peak() -> int:
+    """Peak resident memory of this process in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _untrained(spec: TrainSpec) -> Trained:
+    return Trained(nn.Identity(), spec, 0, 0.0, identity(spec), ())
+
+
+def _timing(one: _Timed) -> Result:
+    seconds = np.array(one.seconds)
+    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
+    metrics = [
+        _metric("seconds_per_update", median, None, len(seconds)) | {"q25": low, "q75": high},
+        _metric("peak_bytes", float(one.peak_bytes), None, len(seconds)),
+    ]
+    return Result(one.cell, metrics, {"seconds": seconds}, float(seconds.sum()))

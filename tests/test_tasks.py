@@ -1,0 +1,175 @@
+"""What each task computes of a trained model, and the arrays that it leaves for the figures."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import tasks
+from benchmarks.build import build_model
+from benchmarks.experiments import EXPERIMENTS, smoke
+from benchmarks.spec import Cell, EvalSpec, TrainSpec, identity
+from benchmarks.training import Trained
+from vma.data import load
+from vma.data.episodes import EpisodeSpec
+
+CPU = torch.device("cpu")
+DATA = load("strokes", image_size=12)
+SPEC = TrainSpec(dataset="strokes", image_size=12, network="tiny", threads=1)
+
+
+def trained(spec: TrainSpec = SPEC) -> Trained:
+    return Trained(build_model(spec, DATA, CPU), spec, 0, 0.0, identity(spec), ())
+
+
+def run(cell: Cell) -> tasks.Result:
+    (result,) = tasks.evaluate_group(trained(cell.train), [cell], DATA, CPU, lambda done, total: None)
+    return result
+
+
+def smoke_cells(name: str) -> Iterable[Cell]:
+    return smoke(EXPERIMENTS[name]()).cells
+
+
+def value(result: tasks.Result, metric: str) -> float:
+    (found,) = [m["value"] for m in result.metrics if m["metric"] == metric]
+    return float(found)
+
+
+def test_the_bound_of_every_model_comes_with_per_target_values() -> None:
+    for spec in (SPEC, replace(SPEC, model="soft", read="features"), replace(SPEC, model="vae")):
+        result = run(Cell(spec, EvalSpec(EpisodeSpec(), targets=64, threads=1)))
+        assert {m["metric"] for m in result.metrics} == {"nll", "kl_a", "kl_z", "log_px"}
+        assert result.arrays["nll"].shape == result.arrays["x_index"].shape == (64,)
+        assert value(result, "nll") == pytest.approx(result.arrays["nll"].mean(), rel=1e-5)
+        assert all(m["n"] == 64 and m["targets"] == "all" and m["stderr"] > 0 for m in result.metrics[:1])
+
+
+def test_under_gmn_duplicated_targets_stand_apart() -> None:
+    episode = EpisodeSpec("gmn", classes=1, targets_per_class=1, shots=10)
+    result = run(Cell(SPEC, EvalSpec(episode, targets=40, threads=1)))
+    counts = {m["targets"]: m["n"] for m in result.metrics if m["metric"] == "nll"}
+    assert counts["all"] == 40 == counts["duplicated"] + counts["new"]
+    assert counts["duplicated"] == result.arrays["duplicated"].sum()
+
+
+def test_memory_can_be_subsampled() -> None:
+    evaluation = EvalSpec(EpisodeSpec(classes=4, shots=4), targets=16, memory_size=6, threads=1)
+    episode = tasks.draw(DATA, evaluation, CPU)(0)
+    assert episode.memory is not None
+    assert len(episode.memory) == 6
+    assert Cell(SPEC, evaluation).row()["memory_size"] == 6
+    assert value(run(Cell(SPEC, evaluation)), "kl_a") <= np.log(6)
+
+
+def test_recall_adds_the_probability_of_the_targets_own_entry() -> None:
+    cell = next(c for c in smoke_cells("recall") if c.train.episode.num_entries > 4)
+    result = run(cell)
+    p_exact = result.arrays["p_exact"]
+    assert p_exact.shape == result.arrays["nll"].shape
+    assert ((p_exact >= 0) & (p_exact <= 1)).all()
+    assert value(result, "p_exact") == pytest.approx(p_exact.mean(), rel=1e-5)
+
+
+def test_a_learned_memory_shows_its_prior_and_samples() -> None:
+    for name in ("learned-mnist", "learned-omniglot"):
+        cell = next(c for c in smoke_cells(name) if c.train.learned_entries == 16)
+        result = run(cell)
+        log_pa = result.arrays["log_pa"].astype(float)
+        assert np.exp(log_pa).sum() == pytest.approx(1, rel=1e-5)
+        assert value(result, "entropy_pa") == pytest.approx(-(np.exp(log_pa) * log_pa).sum(), rel=1e-4)
+        assert result.arrays["sample_means"].shape == (12, 12, 12, 12)
+        assert result.arrays["sample_means"].dtype == np.uint8
+        shown = log_pa[result.arrays["sample_addresses"]]
+        assert (np.diff(shown) <= 0).all()
+        row = cell.row()
+        assert row["memory_size"] == row["train_memory_size"] == 16
+        assert row["classes"] is None
+
+
+def test_samples_show_the_memory_and_what_is_drawn_from_it() -> None:
+    (cell,) = smoke_cells("samples")
+    result = run(cell)
+    rows, columns = cell.eval.targets, cell.eval.num_samples
+    assert result.arrays["memory"].shape == (rows, 12, 12)
+    assert result.arrays["samples"].shape == (rows, columns, 12, 12)
+    assert set(np.unique(result.arrays["memory"])) <= {0, 1}
+    assert value(result, "images") == rows * columns
+
+
+def test_lookups_show_where_a_target_looks() -> None:
+    (cell,) = smoke_cells("lookup")
+    arrays = run(cell).arrays
+    targets, entries = arrays["q"].shape
+    assert (targets, entries) == (cell.eval.targets, 80)
+    assert arrays["memory"].shape == (targets, entries, 12, 12)
+    assert arrays["reconstruction"].shape == (targets, 12, 12)
+    assert arrays["samples"].shape == (targets, 4, 12, 12)
+    assert np.allclose(arrays["q"].sum(1), 1, atol=1e-5)
+    for q, top in zip(arrays["q"], arrays["top"], strict=True):
+        assert np.allclose(q[top], np.sort(q)[::-1][:5])
+    own = (arrays["memory_class"] == arrays["x_class"][:, None]).sum(1)
+    assert (own == 10).all()
+
+
+def test_a_reconstruction_is_the_mean_image_at_the_posteriors_mean() -> None:
+    model = trained().model
+    episode = tasks.draw(DATA, EvalSpec(EpisodeSpec(classes=2, shots=2)), CPU)(0)
+    with torch.no_grad():
+        encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
+        addresses = torch.zeros(len(episode.x), dtype=torch.long)
+        means = model.reconstruct(episode.x, encoded, addresses=addresses)  # type: ignore[operator]
+        noise = torch.zeros(1, len(episode.x), 8)
+        terms = model(episode.x, encoded, 1, addresses=addresses[None], noise=noise)
+    log_px = torch.distributions.Bernoulli(means).log_prob(episode.x).flatten(1).sum(1)
+    assert torch.allclose(log_px, terms.log_px[0], rtol=1e-4)
+
+
+def test_classification_counts_each_episode_by_both_rules() -> None:
+    episode = EpisodeSpec(classes=3, targets_per_class=1, shots=2)
+    address = run(Cell(SPEC, EvalSpec(episode, 1, targets=60, task="classification", threads=1)))
+    (metric,) = address.metrics
+    assert metric["rule"] == "address"
+    assert metric["n"] == 20 == len(address.arrays["address"])
+    assert metric["low"] <= metric["value"] <= metric["high"]
+    one = replace(episode, target_classes=1)
+    likelihood = run(Cell(SPEC, EvalSpec(one, 2, targets=5, task="classification-likelihood", threads=1)))
+    assert likelihood.metrics[0]["rule"] == "likelihood"
+    assert set(np.unique(likelihood.arrays["likelihood"])) <= {0, 1}
+
+
+def test_the_interval_of_a_mean_covers_it_and_is_a_point_for_equal_values() -> None:
+    values = np.random.default_rng(1).normal(size=200)
+    low, high = tasks.mean_interval(values)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(200), rel=0.2)
+    assert tasks.mean_interval(np.ones(5)) == (1, 1)
+
+
+def test_updates_are_timed_in_turns() -> None:
+    cells = [c for c in smoke_cells("wallclock") if c.train.episode.num_entries == 4]
+    said: list[tuple[int, int]] = []
+    timed = list(tasks.time_updates(cells, DATA, CPU, lambda done, total: said.append((done, total))))
+    assert [result.cell for _, result in timed] == cells
+    for untrained, result in timed:
+        assert untrained.updates == 0
+        assert untrained.train_id == result.cell.train.train_id
+        seconds, peak = result.metrics
+        assert seconds["metric"] == "seconds_per_update"
+        assert 0 < seconds["q25"] <= seconds["value"] <= seconds["q75"]
+        assert peak["value"] > 1e6
+    assert said == [(0, 1), (1, 1)]
+
+
+def test_cells_that_share_targets_are_evaluated_together() -> None:
+    cells = [
+        Cell(SPEC, EvalSpec(EpisodeSpec(classes=c, targets_per_class=1, shots=2, target_classes=1), 4, 6, threads=1))
+        for c in (1, 4)
+    ]
+    (group,) = tasks.groups(cells)
+    progress: list[int] = []
+    first, second = tasks.evaluate_group(trained(), group, DATA, CPU, lambda done, total: progress.append(done))
+    assert (first.arrays["x_index"] == second.arrays["x_index"]).all()
+    assert progress == list(range(7))
