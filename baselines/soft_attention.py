@@ -2,10 +2,11 @@
 (section 4.2).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from baselines.vae import standard_normal_terms
@@ -23,6 +24,16 @@ class SoftEncoded:
 
     e_a: Float[Tensor, "M E"]
     entries: list[Tensor]  # [the images], or for read="features" the decoder's conditions; each (M, ...)
+
+    def take(self, index: Int[Tensor, " m"]) -> "SoftEncoded":
+        """What is kept of a memory of these entries: each entry is encoded by itself."""
+        return SoftEncoded(self.e_a[index], [entry[index] for entry in self.entries])
+
+    @staticmethod
+    def join(parts: Sequence["SoftEncoded"]) -> "SoftEncoded":
+        """What is kept of all the memories' entries together."""
+        entries = [torch.cat(same) for same in zip(*(part.entries for part in parts), strict=True)]
+        return SoftEncoded(torch.cat([part.e_a for part in parts]), entries)
 
 
 class SoftAttentionVAE(nn.Module):

@@ -14,6 +14,7 @@ import torch
 from scipy import stats
 from torch import nn
 
+from baselines.soft_attention import SoftEncoded
 from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer
 from benchmarks.spec import BY_CLASS, Cell, EvalSpec, TrainSpec, identity
 from benchmarks.training import Trained, episodes_of
@@ -34,6 +35,7 @@ from vma.training import fit
 
 SAMPLES_EACH = 4  # samples beside a reconstruction, in the lookups
 LEARNED_ROWS, LEARNED_COLUMNS = 12, 12  # entries that are shown, and samples of each
+ENCODED_AT_ONCE = 64  # images
 TOP = 5  # entries that a lookup shows, as Figure 3 does
 
 Progress = Callable[[int, int], None]
@@ -66,13 +68,13 @@ def draw(data: DataSet, evaluation: EvalSpec, device: torch.device) -> Callable[
 
 def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Cells of one training in the groups that are evaluated together: those that share their one target an episode
-    and differ in memory, for a model with an address. Every other cell is a group of its own.
+    and differ in memory, which is then encoded once for all. Every other cell is a group of its own.
     """
     found: dict[Any, list[Cell]] = {}
     for cell in cells:
         evaluation = cell.eval
         together = (
-            cell.train.model == "vma"
+            cell.train.model in ("vma", "soft")
             and cell.train.learned_entries is None
             and evaluation.task is None
             and evaluation.episode.num_targets == 1
@@ -124,6 +126,17 @@ def _memories(
     trained: Trained, group: Sequence[Cell], data: DataSet, device: torch.device, progress: Progress
 ) -> list[Result]:
     started = time.monotonic()
+    scores = (_address_scores if trained.spec.model == "vma" else _soft_scores)(trained, group, data, device, progress)
+    seconds = (time.monotonic() - started) / len(group)
+    return [
+        Result(cell, bound_metrics(s, cell.eval, data), bound_arrays(s), seconds)
+        for cell, s in zip(group, scores, strict=True)
+    ]
+
+
+def _address_scores(
+    trained: Trained, group: Sequence[Cell], data: DataSet, device: torch.device, progress: Progress
+) -> list[Scores]:
     first = group[0].eval
     parts = list(
         evaluate_memories(
@@ -135,12 +148,43 @@ def _memories(
             dtype=DTYPES[first.dtype],
         )
     )
-    seconds = (time.monotonic() - started) / len(group)
-    scores = [join([part[i] for part in parts]) for i in range(len(group))]
-    return [
-        Result(cell, bound_metrics(s, cell.eval, data), bound_arrays(s), seconds)
-        for cell, s in zip(group, scores, strict=True)
-    ]
+    return [join([part[i] for part in parts]) for i in range(len(group))]
+
+
+def _soft_scores(
+    trained: Trained, group: Sequence[Cell], data: DataSet, device: torch.device, progress: Progress
+) -> list[Scores]:
+    """Soft attention reads all of a memory for every sample, so cells share no more than the encoding of the images."""
+    model: Any = trained.model
+    first = group[0].eval
+    images = split(data, first).images.to(device)
+    with torch.no_grad(), _autocast(first, device):
+        model.eval()
+        encoded = SoftEncoded.join([model.encode_memory(part.float()) for part in images.split(ENCODED_AT_ONCE)])
+
+    def known(episode: Episode) -> SoftEncoded:
+        assert episode.memory_index is not None
+        return encoded.take(episode.memory_index)
+
+    scores = []
+    for i, cell in enumerate(group):
+
+        def told(done: int, total: int, before: int = i) -> None:
+            progress(total * before + done, total * len(group))
+
+        evaluation = cell.eval
+        scores.append(
+            evaluate(
+                model,
+                draw(data, evaluation, device),
+                _told(evaluation.steps, told),
+                evaluation.num_samples,
+                seed=evaluation.seed,
+                dtype=DTYPES[evaluation.dtype],
+                encode=known,
+            )
+        )
+    return scores
 
 
 def _told(items: Sequence[Item], progress: Progress) -> Iterator[Item]:

@@ -173,3 +173,15 @@ def test_cells_that_share_targets_are_evaluated_together() -> None:
     first, second = tasks.evaluate_group(trained(), group, DATA, CPU, lambda done, total: progress.append(done))
     assert (first.arrays["x_index"] == second.arrays["x_index"]).all()
     assert progress == list(range(7))
+
+
+@pytest.mark.parametrize("read", ["features", "images"])
+def test_soft_attention_evaluated_together_gives_what_it_gives_alone(read: str) -> None:
+    spec = replace(SPEC, model="soft", read=read)
+    cells = [
+        Cell(spec, EvalSpec(EpisodeSpec(classes=c, targets_per_class=1, shots=2, target_classes=1), 3, 5, threads=1))
+        for c in (1, 4)
+    ]
+    together = tasks.evaluate_group(trained(spec), cells, DATA, CPU, lambda done, total: None)
+    for cell, result in zip(cells, together, strict=True):
+        assert np.allclose(result.arrays["nll"], run(cell).arrays["nll"], rtol=1e-4)

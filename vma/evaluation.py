@@ -71,28 +71,46 @@ def evaluate(
     seed: int = 0,
     chunk: int = 256,
     dtype: torch.dtype = torch.float32,
+    encode: Callable[[Episode], Any] | None = None,
 ) -> Scores:
     """The bound with K = `num_samples` and its parts for every target of the episodes `steps`.
 
     Memory is encoded once an episode; at most `chunk` samples are decoded at a time, over targets first and then over
     K. The random draws of an episode depend on `seed` and its step alone, not on which other episodes are evaluated.
 
+    Args:
+        encode: gives what the model keeps of an episode's memory where that is known already; by default its
+            `encode_memory` does.
+
     Raises:
         NonFiniteBound: naming the episode, if a bound is not finite.
     """
     model.eval()
-    return join(
-        [p for step in steps for p in _episode_scores(model, episodes(step), num_samples, seed, step, chunk, dtype)]
-    )
+    if encode is None:
+
+        def encode(episode: Episode) -> Any:
+            return model.encode_memory(episode.memory)  # type: ignore[operator]
+
+    parts: list[Scores] = []
+    for step in steps:
+        parts += _episode_scores(model, episodes(step), encode, num_samples, seed, step, chunk, dtype)
+    return join(parts)
 
 
 def _episode_scores(
-    model: torch.nn.Module, episode: Episode, num_samples: int, seed: int, step: int, chunk: int, dtype: torch.dtype
+    model: torch.nn.Module,
+    episode: Episode,
+    encode: Callable[[Episode], Any],
+    num_samples: int,
+    seed: int,
+    step: int,
+    chunk: int,
+    dtype: torch.dtype,
 ) -> Iterator[Scores]:
     device = episode.x.device
     generator = torch.Generator(device).manual_seed(seed * 1_000_003 + step)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
+        encoded = encode(episode)
         for rows in torch.arange(len(episode.x), device=device).split(max(1, chunk // num_samples)):
             terms = [
                 model(episode.x[rows], encoded, min(chunk, num_samples - done), generator=generator)
