@@ -1,13 +1,19 @@
 """Tables: ours beside the paper's, from rows of results and results/paper.csv, as text, Markdown, CSV and LaTeX."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-PAPER = Path(__file__).resolve().parents[1] / "results" / "paper.csv"
+from reports import frames
+from reports.results import Results, select, stand_ins
+from reports.results import paper_numbers as paper_numbers
+from reports.statistics import clustered_stderr
+
 PAPERS_DATA = "omniglot_gmn"  # of Table 1
 NAMES = {
     "vma": "VMA",
@@ -15,15 +21,6 @@ NAMES = {
     "vae": "Plain VAE",
     "gmn": "GMN, quoted (in total)",
 }
-
-
-def paper_numbers(path: Path = PAPER) -> pd.DataFrame:
-    """Every number of the paper, one a row: id, where, model, metric, value, classes, shots, ...
-
-    `value` is as printed (one is "sometimes"), `number` the same where it is a number.
-    """
-    paper = pd.read_csv(path)
-    return paper.assign(number=pd.to_numeric(paper.value, errors="coerce"))
 
 
 def table1(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame, protocol: str, artifacts: Path) -> pd.DataFrame:
@@ -67,11 +64,8 @@ def paired_difference(row: "pd.Series[Any]", reference: "pd.Series[Any]", artifa
     with np.load(paths[0], allow_pickle=False) as ours, np.load(paths[1], allow_pickle=False) as theirs:
         if not np.array_equal(ours["x_index"], theirs["x_index"]):
             return {}
-        difference = pd.Series(ours["nll"].astype(float) - theirs["nll"])
-        sums = (difference - difference.mean()).groupby(ours["x_class"]).sum()
-    stderr = (
-        float(np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(difference)) if len(sums) > 1 else np.nan
-    )
+        difference = ours["nll"].astype(float) - theirs["nll"]
+        stderr = clustered_stderr(difference, ours["x_class"])
     return {"minus_vma": float(difference.mean()), "minus_vma_stderr": stderr}
 
 
@@ -131,16 +125,347 @@ def scaling_grid(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["classes", "shots", "|M|", "K", "n", "updates", "NLL", "KL_a", "KL_z"])
 
 
-def _value(value: float | None, stderr: float | None = None) -> str:
+@dataclass(frozen=True)
+class TableSpec:
+    """A table: what it is called, the experiments that it is made of, its tidy frame and how that is read."""
+
+    name: str
+    title: str
+    experiments: tuple[str, ...]
+    frame: Callable[[Results], pd.DataFrame]
+    grid: Callable[[pd.DataFrame], pd.DataFrame]
+
+
+def recall_grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """A line for each recipe, size of memory in training and at the test, and K."""
+    columns = {
+        "recipe": frame.recipe,
+        "trained |M|": _whole(frame.train_memory_size),
+        "|M|": _whole(frame.memory_size),
+        "K": _whole(frame.num_samples),
+        "NLL": _values(frame, "nll", 2),
+        "log |M|": _plain(frame.log_m, 2),
+        "paper": _plain(frame.paper, 2),
+        "KL_a": _values(frame, "kl_a", 2),
+        "KL_z": _values(frame, "kl_z", 2),
+        "q(own entry)": _values(frame, "p_exact", 3),
+    }
+    return _grid(frame, columns)
+
+
+def learned_grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """A line for each model, number of entries, split and K; the paper's figure is of KL_a on MNIST, of NLL on
+    Omniglot.
+    """
+    relation = frame.paper_relation.replace("=", "") if "paper_relation" in frame else ""
+    columns = {
+        "model": frame.model.map(NAMES),
+        "L2": [f"{decay:g}" for decay in frame.weight_decay],
+        "|M|": _whole(frame.memory_size),
+        "split": frame.split,
+        "K": _whole(frame.num_samples),
+        "NLL": _values(frame, "nll"),
+        "KL_a": _values(frame, "kl_a", 2),
+        "paper": relation + pd.Series(_plain(frame.paper), frame.index) if "paper" in frame else "",
+        "log |M|": _plain(frame.log_m, 2),
+        "entropy of p(a)": _plain(frame.entropy_pa, 2),
+        "KL_z": _values(frame, "kl_z"),
+    }
+    return _grid(frame, columns)
+
+
+def fewshot_grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """A line for each model, number of examples and K."""
+    columns = {
+        "model": _models(frame),
+        "trained classes": _whole(frame.train_classes),
+        "C": _whole(frame.classes),
+        "N": _whole(frame.shots),
+        "K": _whole(frame.num_samples),
+        "NLL": _values(frame, "nll"),
+        "paper": _plain(frame.paper),
+        "KL_a": _values(frame, "kl_a", 2),
+        "KL_z": _values(frame, "kl_z"),
+    }
+    return _grid(frame, columns)
+
+
+def excess_grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """A line for each model, number of examples, K and number of classes."""
+    columns = {
+        "model": _models(frame),
+        "trained classes": _whole(frame.train_classes),
+        "N": _whole(frame.shots),
+        "K": _whole(frame.num_samples),
+        "C": _whole(frame.classes),
+        "|M|": _whole(frame.memory_size),
+        "NLL": _values(frame, "nll"),
+        "optimum": _plain(frame.optimum),
+        "NLL - optimum": _differences(frame, "excess"),
+        "95 % interval": _intervals(frame, "excess"),
+        "KL_a": _values(frame, "kl_a", 2),
+    }
+    return _grid(frame, columns)
+
+
+def shots_grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """A line for each K and number of examples, a column for each training; the plain VAE is at 0."""
+    lines = []
+    trained = [int(n) for n in sorted(frame.train_shots.dropna().unique())]
+    for (num_samples, n), part in frame.groupby(["num_samples", "shots"]):
+        line = {"K": f"{num_samples:,.0f}", "N": f"{n:.0f}"}
+        for name, seen in [(f"trained with {n}", select(part, train_shots=n)) for n in trained]:
+            line[name] = next(iter(_values(seen, "nll")), "-" if n else "")
+        alone = part[part.model == "vae"]
+        line["plain VAE"] = next(iter(_values(alone, "nll")), "")
+        line["paper"] = next(iter(_plain(alone.paper)), "")
+        lines.append({**line, "n": f"{part.n.min():.0f}", **_made_by(part)})
+    return pd.DataFrame(lines)
+
+
+def classification_grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """A line for each setting and rule, in percent."""
+    percent = frame.assign(**{c: 100 * frame[c] for c in ("accuracy", "accuracy_stderr", "low", "high", "paper")})
+    columns = {
+        "classes": _whole(frame.classes),
+        "shots": _whole(frame.shots),
+        "rule": frame.rule.map({"address": "q(a|x)", "likelihood": "likelihood"}),
+        "accuracy, %": _values(percent, "accuracy"),
+        "95 % interval": [_interval(low, high) for low, high in zip(percent.low, percent.high, strict=True)],
+        "paper, %": _plain(percent.paper, 0),
+    }
+    return _grid(frame, columns)
+
+
+def ablations_grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """A line for each variant and K."""
+    columns = {
+        "variant": frame.variant,
+        "K": _whole(frame.num_samples),
+        "NLL": _values(frame, "nll"),
+        "minus control": _differences(frame, "difference", 2),
+        "95 % interval": _intervals(frame, "difference", 2),
+        "KL_a": _values(frame, "kl_a", 2),
+        "KL_z": _values(frame, "kl_z"),
+        "the paper says": frame.paper,
+    }
+    return _grid(frame, columns)
+
+
+def wallclock_grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """A line for each model, K and size of memory; milliseconds, and mebibytes at the peak."""
+    in_ms = [_plain(1000 * frame[name], 1) for name in ("q25", "q75")]
+    columns = {
+        "model": _models(frame),
+        "K": _whole(frame.train_num_samples),
+        "|M|": _whole(frame.train_memory_size),
+        "ms an update": _plain(1000 * frame.seconds_per_update, 1),
+        "quartiles": [f"{low} to {high}" for low, high in zip(*in_ms, strict=True)],
+        "peak, MiB": _plain(frame.peak_bytes / 2**20, 0),
+        "rounds": _whole(frame.n),
+    }
+    return pd.DataFrame({**columns, "seeds": _whole(frame.seeds), "": ["*" if d else "" for d in frame.dirty]})
+
+
+def _table1(protocol: str, train_protocol: str = "per_class") -> dict[str, Any]:
+    return {
+        "experiments": ("table1",),
+        "frame": partial(frames.table1, protocol=protocol, train_protocol=train_protocol),
+        "grid": partial(table1_grid, paper=paper_numbers()),
+    }
+
+
+_NLL = "NLL in nats (lower is better)"
+TABLES = {
+    spec.name: spec
+    for spec in (
+        TableSpec(
+            "table1",
+            f"Table 1. Test {_NLL}, K = 1,000, against classes C and examples per class in memory",
+            **_table1("per_class"),
+        ),
+        TableSpec(
+            "table1-gmn",
+            f"Table 1 under the GMN protocol. Test {_NLL}, K = 1,000, against classes C and examples in total in "
+            "memory, targets that are duplicated there apart",
+            **_table1("gmn"),
+        ),
+        TableSpec(
+            "table1-gmn-trained",
+            f"Table 1 under the GMN protocol, VMA having been trained under it too. Test {_NLL}, K = 1,000, against "
+            "classes C and examples in total in memory",
+            **_table1("gmn", "gmn"),
+        ),
+        TableSpec(
+            "recall",
+            f"Train to recall (Figure 2A). {_NLL}; an optimal lookup has NLL and KL_a of log |M|",
+            ("recall",),
+            frames.recall,
+            recall_grid,
+        ),
+        TableSpec(
+            "learned-mnist",
+            f"Learned memory on binarised MNIST. {_NLL}; the paper's figure is of KL_a, +- 0.3",
+            ("learned-mnist",),
+            frames.learned_mnist,
+            learned_grid,
+        ),
+        TableSpec(
+            "learned-omniglot",
+            f"Learned memory on 28x28 Omniglot. {_NLL}; the paper's figure is of NLL",
+            ("learned-omniglot",),
+            frames.learned_omniglot,
+            learned_grid,
+        ),
+        TableSpec(
+            "fewshot",
+            f"Few-shot learning (Figure 4B). Test {_NLL} against N examples of each of C classes in memory; the paper "
+            "prints the values at its fewest and its most examples, not their N",
+            ("fewshot",),
+            frames.fewshot,
+            fewshot_grid,
+        ),
+        TableSpec(
+            "scaling",
+            f"More classes in memory (Figure 5A). Test {_NLL}; the optimum is the NLL with one class in memory + "
+            "log C, the difference is paired on the same targets, and the paper's is about 0",
+            ("scaling",),
+            frames.scaling,
+            excess_grid,
+        ),
+        TableSpec(
+            "shots",
+            f"More examples in memory (Figure 5B). Test {_NLL} against N examples of each of all test classes",
+            ("shots",),
+            frames.shots,
+            shots_grid,
+        ),
+        TableSpec(
+            "classification",
+            "Few-shot classification without fine-tuning",
+            ("classification",),
+            frames.classification,
+            classification_grid,
+        ),
+        TableSpec(
+            "ablations",
+            f"Ablations. Test {_NLL}; differences to the control are paired on the same targets",
+            ("ablations",),
+            frames.ablations,
+            ablations_grid,
+        ),
+        TableSpec(
+            "wallclock",
+            "Time of an update against the size of memory, medians and quartiles over rounds",
+            ("wallclock",),
+            frames.wallclock,
+            wallclock_grid,
+        ),
+    )
+}
+
+
+def title(results: Results, name: str) -> str:
+    """What stands above a table: what it shows, what its marks mean, and what its rows are of."""
+    spec = TABLES[name]
+    rows = results.rows[results.rows.experiment.isin(spec.experiments)]
+    parts = [spec.title, "± standard error"]
+    if rows.dirty.any():
+        parts.append("* made by code that differs from any commit")
+    if results.smoke:
+        parts.insert(0, "SMOKE RUN, NOT RESULTS")
+    elif stand_ins(rows):
+        parts.insert(0, f"NOT THE PAPER'S DATA ({', '.join(stand_ins(rows))})")
+    if name.startswith("table1"):
+        made = rows.groupby("model").agg({"updates": "max", "n": "max", "train_seed": "nunique"})
+        parts += [
+            f"{NAMES[str(model)]}: {updates:,} updates, seeds: {seeds}, n = {n:,}"
+            for model, (updates, n, seeds) in made.iterrows()
+        ]
+    return ". ".join(parts) + "."
+
+
+def save(results: Results, folder: Path, name: str) -> list[Path]:
+    """Write a table as NAME.md, NAME.tex and, its frame, as NAME.csv; return the paths, none if it has no line.
+
+    Raises:
+        InputError: if an artifact is damaged.
+        OSError: if the folder cannot be written.
+    """
+    spec = TABLES[name]
+    frame = spec.frame(results)
+    if frame.empty:
+        return []
+    grid = spec.grid(frame)
+    folder.mkdir(parents=True, exist_ok=True)
+    above = title(results, name)
+    contents = {
+        "md": markdown(grid, above),
+        "tex": latex(grid, above),
+        "csv": frame.drop(columns=[c for c in frame if str(c).endswith(("_seeds", "seed_values"))]).to_csv(index=False),
+    }
+    paths = []
+    for suffix, content in contents.items():
+        paths.append(folder / f"{name}.{suffix}")
+        paths[-1].write_text(content, encoding="utf-8")
+    return paths
+
+
+def _grid(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """The columns, all text, and what the numbers rest on."""
+    made = {"n": _whole(frame.n), "updates": _whole(frame.updates), "seeds": _whole(frame.seeds)}
+    marks = ["*" if dirty else "" for dirty in frame.dirty]
+    return pd.DataFrame({**columns, **made, "": marks}).reset_index(drop=True)
+
+
+def _made_by(part: pd.DataFrame) -> dict[str, str]:
+    updates = " and ".join(f"{u:,}" for u in sorted(part.updates.unique()))
+    return {"updates": updates, "seeds": f"{part.seeds.min():.0f}", "": "*" if part.dirty.any() else ""}
+
+
+def _models(frame: pd.DataFrame) -> list[str]:
+    reads = frame["read"]
+    return [
+        NAMES[model] + (f" ({read})" if isinstance(read, str) else "")
+        for model, read in zip(frame.model, reads, strict=True)
+    ]
+
+
+def _values(frame: pd.DataFrame, metric: str, digits: int = 1) -> list[str]:
+    return [_value(v, s, digits) for v, s in zip(frame[metric], frame[f"{metric}_stderr"], strict=True)]
+
+
+def _differences(frame: pd.DataFrame, name: str, digits: int = 1) -> list[str]:
+    return [_signed(v, s, digits) for v, s in zip(frame[name], frame[f"{name}_stderr"], strict=True)]
+
+
+def _intervals(frame: pd.DataFrame, name: str, digits: int = 1) -> list[str]:
+    ends = zip(frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
+    return [_interval(low, high, digits) for low, high in ends]
+
+
+def _interval(low: float, high: float, digits: int = 1) -> str:
+    return "" if pd.isna(low) else f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _whole(numbers: "pd.Series[Any]") -> list[str]:
+    return ["" if pd.isna(number) else f"{number:,.0f}" for number in numbers]
+
+
+def _plain(numbers: "pd.Series[Any]", digits: int = 1) -> list[str]:
+    return ["" if pd.isna(number) else f"{number:.{digits}f}" for number in numbers]
+
+
+def _value(value: float | None, stderr: float | None = None, digits: int = 1) -> str:
     if value is None or pd.isna(value):
         return "-"
-    return f"{value:.1f}" if stderr is None or pd.isna(stderr) else f"{value:.1f} ± {stderr:.1f}"
+    return f"{value:.{digits}f}" + ("" if stderr is None or pd.isna(stderr) else f" ± {stderr:.{digits}f}")
 
 
-def _signed(value: float, stderr: float | None = None) -> str:
+def _signed(value: float, stderr: float | None = None, digits: int = 1) -> str:
     if pd.isna(value):
         return "-"
-    return f"{value:+.1f}" if stderr is None or pd.isna(stderr) else f"{value:+.1f} ± {stderr:.1f}"
+    return f"{value:+.{digits}f}" + ("" if stderr is None or pd.isna(stderr) else f" ± {stderr:.{digits}f}")
 
 
 def text(grid: pd.DataFrame, title: str) -> str:

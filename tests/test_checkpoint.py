@@ -80,6 +80,27 @@ def test_training_goes_on_bit_for_bit(path: Path, device: str) -> None:
     assert_equal(pack_training(*straight), pack_training(*second))
 
 
+def test_moments_lie_in_memory_like_their_parameter() -> None:
+    def fresh() -> Run:
+        torch.manual_seed(0)
+        model = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+        return model, torch.optim.Adam(model.parameters(), lr=1e-2, fused=True), torch.Generator()
+
+    def update(run: Run, number: int) -> None:
+        run[1].zero_grad()
+        images = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(number))
+        run[0](images).square().mean().backward()
+        run[1].step()
+
+    straight, resumed = fresh(), fresh()
+    for number in range(3):
+        update(straight, number)
+    unpack_training(pack_training(*straight), *resumed)
+    for run in (straight, resumed):
+        update(run, 3)
+    assert_equal(pack_training(*straight), pack_training(*resumed))
+
+
 def test_a_run_that_has_not_begun_goes_on(path: Path) -> None:
     straight, second = fresh(), fresh(seed=1)
     save(path, pack_training(*straight), META)
@@ -365,6 +386,14 @@ def test_weights_are_halved_and_come_back_in_the_models_dtype(path: Path) -> Non
     load_weights(path, other)
     assert_equal(model.state_dict(), other.state_dict())
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_weights_are_taken_out_of_the_state_of_a_run_too(path: Path) -> None:
+    straight, second = fresh(), fresh(seed=1)
+    train(straight, 2)
+    save(path, pack_training(*straight), META)
+    assert load_weights(path, second[0]) == META
+    assert_equal(straight[0].state_dict(), second[0].state_dict())
 
 
 def test_weights_for_another_model_are_refused(path: Path) -> None:

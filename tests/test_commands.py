@@ -5,11 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from benchmarks import experiments, scaling, store, table1
+from benchmarks import experiments, memory_size, scaling, store, table1
 from benchmarks.cli import run_command
+from benchmarks.spec import TrainSpec
+from benchmarks.training import run_folder, train
 from reports import tables
+from vma.data import load
 from vma.errors import DataUnavailable
 
 TINY = ["--image-size", "8", "--updates", "2", "--targets", "3", "--threads", "1"]
@@ -75,6 +79,36 @@ def test_scaling_evaluates_one_point(tmp_path: Path, capsys: pytest.CaptureFixtu
     (row,) = [row for row in store.read_rows(tmp_path / "scaling.jsonl") if row["metric"] == "nll"]
     assert (row["classes"], row["shots"], row["memory_size"], row["n"]) == (5, 19, 95, 3)
     assert capsys.readouterr().out.splitlines()[-1].startswith(BUILT_IN)
+
+
+def test_a_sweep_over_memory_sizes_takes_any_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = load("strokes", image_size=8)
+    for model in ("vma", "soft", "vae"):
+        read = "features" if model == "soft" else None
+        spec = TrainSpec(model=model, read=read, dataset="strokes", image_size=8, network="tiny", threads=1)
+        train(spec, data, torch.device("cpu"), updates=1)
+        checkpoint = run_folder(spec, torch.device("cpu")) / "checkpoint.safetensors"
+        out = tmp_path / model
+        sweep = ["--classes", "2", "4", "--shots", "1", "3", "--memory-size", "4", "--targets", "3", "--threads", "1"]
+        arguments = ["--checkpoint", str(checkpoint), "--image-size", "8", "--out", str(out), *sweep]
+        refused = call(memory_size, *arguments)
+        assert refused == 2  # 2 classes x 1 example are fewer than 4 entries
+        assert "--memory-size is 4, must lie between" in capsys.readouterr().err
+        assert not out.exists()
+        arguments[arguments.index("1")] = "2"
+        assert call(memory_size, *arguments) == 0
+        nll = [row for row in store.read_rows(out / "memory-size.jsonl") if row["metric"] == "nll"]
+        assert len(nll) == 4
+        assert {row["memory_size"] for row in nll} == {None if model == "vae" else 4}
+        assert {row["updates"] for row in nll} == {1}
+        assert capsys.readouterr().out.splitlines()[-1].endswith("memory-size.jsonl.")
+
+
+def test_a_sweep_over_memory_sizes_needs_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, words in (([], "--checkpoint is needed"), (["--checkpoint", str(tmp_path / "x")], "does not exist")):
+        assert call(memory_size, *arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
 
 
 MISTAKES = {

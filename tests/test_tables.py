@@ -1,13 +1,16 @@
 """Tables as pure functions of rows: what stands where, what is missing, paired differences from per-target values."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from made_results import make_results
 
 from benchmarks.store import write_artifact
-from reports import tables
+from reports import frames, tables
+from reports.results import PAPER, Results, read_results, select
 from vma.evaluation import clustered_stderr
 
 BASE = {
@@ -81,3 +84,124 @@ def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
     assert r"a\_b" in latex
     assert r"$\pm$" in latex
     assert r"50\%" in latex
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return read_results(make_results(tmp_path_factory.mktemp("made")))
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return read_results(make_results(tmp_path_factory.mktemp("smoke"), smoke=True))
+
+
+def only(results: Results, kept: "pd.Series[bool]") -> Results:
+    return replace(results, rows=results.rows[kept])
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_every_table_is_written_in_three_forms(name: str, made: Results, smoke: Results, tmp_path: Path) -> None:
+    for results, mark in ((made, tables.TABLES[name].title), (smoke, "SMOKE RUN, NOT RESULTS")):
+        paths = tables.save(results, tmp_path, name)
+        assert [path.name for path in paths] == [f"{name}.md", f"{name}.tex", f"{name}.csv"]
+        page, latex, sheet = (path.read_text(encoding="utf-8") for path in paths)
+        assert page.startswith(mark)
+        assert r"\toprule" in latex
+        frame = pd.read_csv(paths[-1])
+        assert {"n", "updates", "seeds", "dirty"} <= set(frame.columns)
+        assert "nan" not in page
+        assert len(frame) > 0
+        assert sheet.count("\n") == len(frame) + 1
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_a_table_without_rows_is_not_written(name: str, made: Results, tmp_path: Path) -> None:
+    results = only(made, ~made.rows.experiment.isin(tables.TABLES[name].experiments))
+    assert tables.save(results, tmp_path, name) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_table1_from_a_folder_is_the_table_that_the_command_prints() -> None:
+    results = read_results(PAPER.parent)
+    rows = [row for row in results.rows.to_dict("records") if row["experiment"] == "table1"]
+    printed = tables.table1_grid(
+        tables.table1(rows, results.paper, "per_class", results.folder / "artifacts"), results.paper
+    )
+    ours = tables.table1_grid(frames.table1(results, "per_class"), results.paper)
+    pd.testing.assert_frame_equal(ours, printed)
+
+
+def test_vma_trained_under_gmns_protocol_has_a_table_of_its_own(made: Results) -> None:
+    apart, own = (frames.table1(made, "gmn", trained) for trained in ("per_class", "gmn"))
+    assert set(own.model) == {"vma"}
+    value = {name: select(f, model="vma", targets="all", classes=2, shots=5).value.item() for name, f in
+             (("apart", apart), ("own", own))}  # fmt: skip
+    assert value["own"] == pytest.approx(value["apart"] + 2, abs=0.5)
+    assert "paper" not in apart
+
+
+def test_the_optimum_is_the_nll_with_one_class_and_log_c_and_the_excess_is_paired(made: Results) -> None:
+    frame = select(frames.scaling(made), model="vma", shots=19, num_samples=4).set_index("classes")
+    assert frame.optimum[16] == pytest.approx(frame.nll[1] + np.log(16))
+    assert frame.excess[16] == pytest.approx(frame.nll[16] - frame.optimum[16], abs=1e-5)
+    assert frame.excess[1] == 0
+    assert (
+        frame.excess_stderr[16] < 0.2 * frame.nll_stderr[16]
+    )  # targets differ far more than what a memory does to them
+    assert frame.excess_low[16] < frame.excess[16] < frame.excess_high[16]
+
+
+def test_without_shared_targets_there_is_no_excess(made: Results, tmp_path: Path) -> None:
+    bare = replace(made, folder=tmp_path)
+    frame = frames.scaling(bare)
+    assert frame.excess.isna().all()
+    assert "-" in set(tables.excess_grid(frame)["NLL - optimum"])
+
+
+def test_ablations_are_differences_to_the_control_and_dirty_rows_are_marked(made: Results) -> None:
+    frame = frames.ablations(made)
+    cosine = select(frame, variant="cosine", num_samples=4)
+    assert cosine.difference.item() == pytest.approx(4.1, abs=0.5)
+    assert cosine.paper.item() == "no better"
+    nll = select(frame, num_samples=4).set_index("variant").nll
+    assert cosine.difference_seeds.item() == pytest.approx((nll["cosine"] - nll["control"],))
+    grid = tables.ablations_grid(frame)
+    assert grid.variant.iloc[0] == "control"
+    assert dict(zip(grid.variant, grid[""], strict=True))["lr1e-4"] == "*"
+    assert (grid[""] == "*").sum() == 2
+    assert "* made by code" in tables.title(made, "ablations")
+    assert "* made by code" not in tables.title(made, "scaling")
+
+
+def test_fewshot_has_two_seeds_and_the_papers_ends(made: Results) -> None:
+    frame = select(frames.fewshot(made), model="vma", num_samples=4).set_index("shots")
+    assert set(frame.seeds) == {2}
+    assert frame.nll[4] == pytest.approx(np.mean(frame.nll_seeds[4]))
+    assert (frame.paper[1], frame.paper[16]) == (75.1, 69.1)
+    assert frame.paper[[2, 4, 8]].isna().all()
+
+
+def test_the_papers_other_numbers_stand_beside_their_cells(made: Results) -> None:
+    accuracy = select(frames.classification(made), classes=20, shots=1).set_index("rule")
+    assert accuracy.paper["address"] == 0.77
+    assert np.isnan(accuracy.paper["likelihood"])
+    omniglot = frames.learned_omniglot(made)
+    assert select(omniglot, memory_size=2048, split="train").paper.tolist() == [80.0]
+    assert select(omniglot, weight_decay=3e-4, model="vma", num_samples=5000).paper.item() == 103.6
+    recall = select(frames.recall(made), memory_size=2048, train_memory_size=256, num_samples=4)
+    assert set(recall.paper) == {7.625}
+    assert select(frames.shots(made), model="vae", num_samples=4).paper.item() == 90.8
+
+
+def test_crossovers_are_of_the_medians(made: Results) -> None:
+    found = frames.crossovers(made).set_index(["read", "train_num_samples"]).memory_size
+    # 55 + 0.3 M against 36 + 0.7 M milliseconds
+    assert found["images", 1] == pytest.approx(19 / 0.4, abs=1)
+    assert found["images", 4] == 16
+    assert frames.crossovers(only(made, made.rows.model != "soft")).empty
+
+
+def test_stand_ins_are_said_in_the_title(made: Results) -> None:
+    rows = made.rows.assign(dataset=made.rows.dataset.replace("mnist_larochelle", "mnist_gmn"))
+    assert tables.title(replace(made, rows=rows), "recall").startswith("NOT THE PAPER'S DATA (mnist_gmn)")

@@ -179,7 +179,8 @@ def save_weights(path: Path, model: nn.Module, meta: dict[str, Any], *, dtype: t
 
 
 def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
-    """Read what `save_weights` wrote into `model`, cast to the model's dtypes, and return the meta.
+    """Read the weights that `save_weights` wrote, or those in the state of a training run, into `model`, cast to its
+    dtypes, and return the meta.
 
     Raises:
         CheckpointError: a name missing or unknown, another shape, a weight that is not finite. Else as `load`.
@@ -191,6 +192,7 @@ def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
         if name in wanted and tensor.is_floating_point() and wanted[name].is_floating_point()
         else tensor
         for name, tensor in checkpoint.tensors.items()
+        if not ("rng" in checkpoint.tensors and (name == "rng" or name.startswith("optimizer.")))
     }
     _check_fit(str(path), cast, wanted)
     _check_finite(path, cast, RESTORE)

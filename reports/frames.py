@@ -1,0 +1,221 @@
+"""Each experiment as one tidy frame: means over seeds, the paper's numbers beside them, and what follows from both.
+
+A frame has a line a cell. Columns: the keys that tell cells apart; each metric and its standard error, `nll` and
+`nll_stderr`; n, updates, seeds (how many), dirty; and what the function names. Log-quantities in nats per image.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports.results import FEWSHOT_SHOTS, MEMORY_SIZES, PAPERS_DATA, VARIANTS, Results, select
+from reports.statistics import crossover, differences, seed_means
+
+BOUND = ("nll", "kl_a", "kl_z")
+# The paper's words on each variant, by the id of its number.
+IN_WORDS = {
+    "flat-prior": "ablation.flat_prior",
+    "inner": "ablation.similarity",
+    "cosine": "ablation.similarity",
+    "tied": "ablation.tied",
+    "classes32": "ablation.classes32",
+}
+WAYS = ["classes", "shots"]
+# Lines stand in the order of their values, but for these columns.
+ORDER = {
+    "model": ["vma", "soft", "vae"],
+    "variant": list(VARIANTS),
+    "split": ["train", "test"],
+    "recipe": ["paper", "smoke", "grown", "smoke-grown"],
+}
+
+
+def cells(results: Results, experiment: str, keys: Sequence[str], metrics: Sequence[str], **where: Any) -> pd.DataFrame:
+    """The frame of an experiment, see above; `where` selects rows. `<metric>_seeds` has the value of each seed."""
+    keys = list(keys)
+    means = seed_means(results.of(experiment, targets="all", **where))
+    about = ["n", "updates", "seeds", "dirty"]
+    frame = means[means.metric == metrics[0]][[*keys, *about]]
+    for metric in metrics:
+        names = {"value": metric, "stderr": f"{metric}_stderr", "seed_values": f"{metric}_seeds"}
+        part = means[means.metric == metric].rename(columns=names)
+        frame = frame.merge(part[[*keys, *names.values()]], "left", keys)
+    return frame.sort_values(keys, key=_rank, na_position="first", ignore_index=True)
+
+
+def _rank(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    return column.map(ORDER[str(column.name)].index) if column.name in ORDER else column
+
+
+def recall(results: Results) -> pd.DataFrame:
+    """Also log_m, log |M| at the test; paper, its NLL of the model with 256 entries."""
+    keys = ["recipe", "train_memory_size", "memory_size", "num_samples"]
+    frame = cells(results, "recall", keys, (*BOUND, "p_exact"))
+    paper = {(256, 256): number(results, "recall.nll"), (256, 2048): number(results, "recall.2048")}
+    sizes = zip(frame.train_memory_size, frame.memory_size, strict=True)
+    return frame.assign(log_m=np.log(frame.memory_size), paper=[paper.get(pair, np.nan) for pair in sizes])
+
+
+def learned_mnist(results: Results) -> pd.DataFrame:
+    """Also entropy_pa, the entropy of p(a); log_m; paper, its KL_a."""
+    frame = _learned(results, "learned-mnist")
+    paper = {size: number(results, f"learned-mnist.kl_a.{size}") for size in (64, 128, 256, 512, 1024)}
+    return frame.assign(paper=frame.memory_size.map(paper))
+
+
+def learned_omniglot(results: Results) -> pd.DataFrame:
+    """Also entropy_pa, the entropy of p(a); log_m; paper, its NLL, and paper_relation, which is = or < or >."""
+    frame = _learned(results, "learned-omniglot")
+    numbers = {
+        (max(MEMORY_SIZES), 0.0, "train"): "learned-omniglot.train",
+        (max(MEMORY_SIZES), 0.0, "test"): "learned-omniglot.test",
+        (256, 3e-4, "test"): "learned-omniglot.regularised",
+    }
+    keys = zip(frame.memory_size, frame.weight_decay, frame.split, strict=True)
+    ids = [numbers.get(key) for key in keys]
+    relations = results.paper.set_index("id").relation
+    return frame.assign(
+        paper=[np.nan if key is None else number(results, key) for key in ids],
+        paper_relation=["" if key is None else str(relations[key]) for key in ids],
+    )
+
+
+def _learned(results: Results, experiment: str) -> pd.DataFrame:
+    keys = ["model", "weight_decay", "memory_size", "split", "num_samples"]
+    frame = cells(results, experiment, keys, (*BOUND, "entropy_pa"))
+    return frame.assign(log_m=np.log(frame.memory_size))
+
+
+def fewshot(results: Results) -> pd.DataFrame:
+    """Also paper, its NLL: of VMA at the fewest and the most examples, since it does not print which N they are of; of
+    soft attention trained on two classes, at 1 and 2.
+    """
+    keys = ["model", "read", "train_classes", "classes", "shots", "num_samples"]
+    frame = cells(results, "fewshot", keys, BOUND)
+
+    def paper(row: "pd.Series[Any]") -> float:
+        if row.model == "vae":
+            return number(results, "fewshot.vae")
+        if row.model == "soft":
+            return number(results, "fewshot.soft") if row.train_classes == 2 and row.classes <= 2 else np.nan
+        ends = {FEWSHOT_SHOTS[0]: "first", FEWSHOT_SHOTS[-1]: "last"}
+        return number(results, f"fewshot.nll.{ends[row.shots]}") if row.shots in ends else np.nan
+
+    return frame.assign(paper=[paper(row) for _, row in frame.iterrows()])
+
+
+def scaling(results: Results) -> pd.DataFrame:
+    """Also optimum, the NLL with one class in memory + log C; excess, NLL - optimum on the same targets, with its
+    standard error and 95 % interval (excess_stderr, excess_low, excess_high); nothing where targets are not shared.
+    """
+    keys = ["model", "read", "train_classes", "shots", "num_samples", "classes"]
+    frame = cells(results, "scaling", [*keys, "memory_size"], BOUND)
+    alone = frame[frame.classes == 1].rename(columns={"nll": "optimum"})
+    frame = frame.merge(alone[[*keys[:-1], "optimum"]], "left", keys[:-1])
+    found = differences(results, results.of("scaling", metric="nll", targets="all"), keys, {"classes": 1})
+    frame = _beside(frame, found, keys, "excess")
+    log_c = np.log(frame.classes)
+    shifted = {name: frame[name] - log_c for name in ("excess", "excess_low", "excess_high")}
+    return frame.assign(optimum=frame.optimum + log_c, **shifted)
+
+
+def shots(results: Results) -> pd.DataFrame:
+    """All classes in memory; the plain VAE is at 0 examples. Also paper, its NLL of the plain VAE."""
+    frame = cells(results, "shots", ["model", "train_shots", "shots", "num_samples"], BOUND)
+    alone = frame.model == "vae"
+    return frame.assign(shots=frame.shots.mask(alone, 0), paper=np.where(alone, number(results, "fewshot.vae"), np.nan))
+
+
+def table1(results: Results, protocol: str, train_protocol: str = "per_class") -> pd.DataFrame:
+    """Table 1 under a protocol, VMA having been trained under `train_protocol`: as `tables.table1`, and seeds, dirty.
+
+    minus_vma is soft attention's NLL minus VMA's on the same targets. Empty if there is only the plain VAE's line.
+    """
+    rows = results.of("table1", metric="nll", protocol=(protocol, "none"))
+    trained = (rows.model == "vma") & (rows.train_protocol == train_protocol)
+    rows = rows[trained | ((rows.model != "vma") & (train_protocol == "per_class"))]
+    rows = rows if (rows.model != "vae").any() else rows.iloc[:0]
+    keys = ["model", "targets", *WAYS]
+    about = ["dataset", "value", "stderr", "n", "updates", "seeds", "dirty", "seed_values"]
+    frame = seed_means(rows)[[*keys, *about]]
+    frame = frame.sort_values(keys, key=_rank, ignore_index=True)
+    found = differences(results, rows[rows.targets == "all"], keys, {"model": "vma"})
+    frame = _beside(frame, found[found.model == "soft"], keys, "minus_vma")
+    if protocol != train_protocol or protocol != "per_class" or not (frame.dataset == PAPERS_DATA["table1"]).all():
+        return frame
+    published = results.paper[(results.paper["where"] == "Table 1") & (results.paper.model == "vma")]
+    published = published.rename(columns={"number": "paper"})[["model", *WAYS, "paper"]]
+    frame = frame.merge(published, "left", ["model", *WAYS])
+    return frame.assign(difference=frame.value - frame.paper)
+
+
+def classification(results: Results) -> pd.DataFrame:
+    """accuracy is 0 to 1, with its 95 % interval over episodes, low and high; paper, its accuracy with q(a|x)."""
+    keys = [*WAYS, "rule"]
+    frame = cells(results, "classification", keys, ("accuracy",))
+    means = seed_means(results.of("classification", metric="accuracy"))
+    frame = frame.merge(means[[*keys, "low", "high"]], "left", keys)
+    paper = [
+        number(results, f"classification.{c:.0f}.{s:.0f}") / 100 if rule == "address" else np.nan
+        for c, s, rule in zip(frame.classes, frame.shots, frame.rule, strict=True)
+    ]
+    return frame.assign(paper=paper)
+
+
+def ablations(results: Results) -> pd.DataFrame:
+    """Also difference, NLL minus the control's on the same targets, with its standard error and 95 % interval
+    (difference_stderr, difference_low, difference_high); difference_seeds, of each seed that both have; paper, what it
+    says in words.
+    """
+    keys = ["variant", "num_samples"]
+    frame = cells(results, "ablations", keys, BOUND)
+    rows = results.of("ablations", metric="nll")
+    found = differences(results, rows, keys, {"variant": "control"})
+    control = rows[rows.variant == "control"].set_index(["num_samples", "train_seed"]).value.to_dict()
+    apart: dict[tuple[str, int], tuple[float, ...]] = {}
+    for row in rows.sort_values("train_seed").to_dict("records"):
+        key, own = (row["variant"], row["num_samples"]), control.get((row["num_samples"], row["train_seed"]))
+        apart[key] = apart.get(key, ()) + (() if own is None else (row["value"] - own,))
+    frame["difference_seeds"] = [apart[key] for key in zip(frame.variant, frame.num_samples, strict=True)]
+    words = results.paper.set_index("id").value
+    paper = [words.get(IN_WORDS.get(variant, ""), "") for variant in frame.variant]
+    return _beside(frame, found, keys, "difference").assign(paper=paper)
+
+
+def wallclock(results: Results) -> pd.DataFrame:
+    """seconds_per_update is the median over n rounds, q25 and q75 the quartiles; peak_bytes."""
+    keys = ["model", "read", "train_num_samples", "train_memory_size"]
+    frame = cells(results, "wallclock", keys, ("seconds_per_update", "peak_bytes"))
+    means = seed_means(results.of("wallclock", metric="seconds_per_update"))
+    return frame.merge(means[[*keys, "q25", "q75"]], "left", keys)
+
+
+def crossovers(results: Results) -> pd.DataFrame:
+    """From which |M| on VMA's updates are faster than soft attention's: a line for each read and train_num_samples.
+
+    memory_size is NaN where they are not at the largest common size, see `statistics.crossover`.
+    """
+    frame = wallclock(results)
+    hard = select(frame, model="vma").set_index("train_memory_size").seconds_per_update
+    lines = []
+    for key, part in select(frame, model="soft").groupby(["read", "train_num_samples"], sort=True):
+        soft = part.set_index("train_memory_size").seconds_per_update
+        sizes = np.array(sorted(set(hard.index) & set(soft.index)))
+        found = crossover(sizes, hard[sizes].to_numpy(), soft[sizes].to_numpy())
+        lines.append([*key, np.nan if found is None else found])
+    return pd.DataFrame(lines, columns=["read", "train_num_samples", "memory_size"])
+
+
+def number(results: Results, key: str) -> float:
+    """The paper's number of this id; NaN if it has none, or says it in words."""
+    found = results.paper.set_index("id").number
+    return float(found[key]) if key in found.index else np.nan
+
+
+def _beside(frame: pd.DataFrame, found: pd.DataFrame, keys: list[str], name: str) -> pd.DataFrame:
+    """The frame with the columns of `statistics.differences` beside it under another name."""
+    renamed = {column: str(column).replace("difference", name) for column in found if column not in keys}
+    found = found.astype({key: frame[key].dtype for key in keys})
+    return frame.merge(found.rename(columns=renamed), "left", keys)

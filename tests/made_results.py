@@ -1,0 +1,267 @@
+"""A made-up results folder for tests of reports: rows, arrays, logs and specs of every declared experiment, with
+invented numbers.
+
+Nothing is trained or evaluated, and equal arguments give equal files.
+"""
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from benchmarks import experiments
+from benchmarks.spec import Cell, TrainSpec, identity
+from benchmarks.store import append_rows, record_specs, write_artifact
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+Metrics = list[dict[str, Any]]
+
+TARGETS, CLASSES, EPISODES = 40, 12, 100
+ORIGIN = {
+    "data_sha256": "d" * 64,
+    "commit": "c" * 40,
+    "dirty": False,
+    "torch": "2.13.0+cpu",
+    "device": "made up",
+    "seconds": 1.5,
+    "created": "2026-01-01T00:00:00+00:00",
+    "train_commits": "c" * 40,
+}
+
+
+def make_results(folder: Path, smoke: bool = False) -> Path:
+    """Write the folder, of smoke runs if asked, and return it.
+
+    VMA's few-shot trainings have two seeds, and one ablation is of a dirty tree.
+    """
+    specs: dict[str, Any] = {}
+    runs: dict[str, tuple[TrainSpec, int, float, float]] = {}
+    with mock.patch("os.fsync"):  # invented files need no safety from power cuts, and there are hundreds
+        for name, declare in experiments.EXPERIMENTS.items():
+            cells = (experiments.smoke(declare()) if smoke else declare()).cells
+            if name == "fewshot" and not smoke:
+                again = [replace(c, train=replace(c.train, seed=1)) for c in cells if c.train.model == "vma"]
+                cells = (*cells, *again)
+            rows = []
+            for cell in cells:
+                metrics, arrays = _evaluated(name, cell)
+                row = ORIGIN | cell.row() | {"experiment": name, "updates": cell.updates or 0, "targets": "all"}
+                row |= {"train_id": cell.train.train_id, "eval_id": cell.eval.eval_id}
+                row["dirty"] = cell.variant == "lr1e-4"
+                rows += [row | metric for metric in metrics]
+                specs |= {cell.train.train_id: identity(cell.train), cell.eval.eval_id: identity(cell.eval)}
+                if cell.updates:
+                    runs.setdefault(cell.train.train_id, (cell.train, cell.updates, *_numbers(name, cell)[:2]))
+                artifact = f"{cell.train.train_id}-{row['updates']}-{cell.eval.eval_id}.npz"
+                write_artifact(folder / "artifacts" / artifact, arrays)
+            append_rows(folder / f"{name}.jsonl", rows)
+        record_specs(folder / "specs.jsonl", specs)
+    (folder / "training").mkdir(exist_ok=True)
+    for train_id, (train, updates, nll, kl_a) in runs.items():
+        log = folder / "training" / f"{train.model}-{train_id}.jsonl"
+        log.write_text("".join(_log(train, updates, nll, kl_a)), encoding="utf-8")
+    return folder
+
+
+def _log(train: TrainSpec, updates: int, nll: float, kl_a: float) -> list[str]:
+    """Lines a hundredth of the run apart; none of a run that is shorter than the trainer's hundred updates."""
+    rng = np.random.default_rng(train.seed)
+    lines = []
+    step = updates // 100
+    for update in range(step, updates + 1, step) if step >= 100 else ():
+        rest = np.exp(-6 * update / updates)
+        noise = rng.normal()
+        line = {
+            "update": update,
+            "bound": -(nll + 120 * rest + noise * min(1.0, 0.02 * nll)),
+            "kl_a": kl_a * (1 - rest) + 0.02 * noise * (kl_a > 0),
+            "kl_z": (0.02 if train.episode.protocol == "recall" else 20.0) + 8 * rest,
+            "seconds": 0.07 * update,
+        }
+        if update // step % 10 == 0:
+            line["validation_bound"] = line["bound"] - 2 - 3 * update / updates
+        lines.append(json.dumps(line) + "\n")
+    return lines
+
+
+def _numbers(name: str, cell: Cell) -> tuple[float, float, float]:
+    """An invented NLL, KL_a and KL_z in nats."""
+    train, evaluation = cell.train, cell.eval
+    episode, model = evaluation.episode, train.model
+    more = 0.3 * train.seed - 6.0 * (evaluation.num_samples > 4)
+    classes, shots, seen = np.log2(episode.classes), np.log2(episode.shots), np.log2(train.episode.shots)
+    tested = np.log(train.learned_entries or evaluation.memory_size or max(episode.num_entries, 1))
+    if name == "recall":
+        learned = train.recipe != "paper" or train.episode.num_entries <= 256
+        return (tested + 0.4, tested - 0.1, 0.05) if learned else (95.0, 3.0, 16.0)
+    if name == "learned-mnist":
+        far = 0.5 if model == "vae" else 0.0
+        kl_a = 0.0 if far else 1.6 + 0.2 * tested - 0.15 * (evaluation.split == "test")
+        return 87 + (evaluation.split == "test") + far + more, kl_a, 12.0
+    if name == "learned-omniglot":
+        if train.weight_decay:
+            return 112 + 3 * (model == "vae") + more, 0 if model == "vae" else 4.9, 18.0
+        if model == "vae":
+            return 108 + 3 * (evaluation.split == "test") + more, 0.0, 24.0
+        return (128 - 7 * tested if evaluation.split == "train" else 70 + 11 * tested) + more, 0.95 * tested, 12.0
+    if name == "table1":
+        nll = 88 + 0.6 * classes - 3 * shots + {"vma": 0, "soft": 9, "vae": 11}[model] * (1 + 0.1 * shots)
+        return nll + 2 * (train.episode.protocol == "gmn"), tested * (model == "vma"), 22.0
+    if model == "vae":
+        return 91.5 + more, 0.0, 30.0
+    if model == "soft":
+        worse = (0.8 if train.episode.classes == 2 else 0.4) * 3 * classes - 0.3 * shots
+        return 76 + 2 * (train.episode.classes == 8) + worse + (train.read == "images") + more, 0.0, 25.0
+    change = {"flat-prior": 0.2, "inner": 0.6, "cosine": 4.1, "tied": -0.3, "geometric": 0.1, "classes32": -0.6}
+    nll = 78 - 1.5 * shots + 0.3 * abs(seen - shots) + 1.05 * np.log(2) * classes + more
+    return nll + (change | {"lr1e-4": 3.0}).get(cell.variant or "", 0), 0.3 + 0.55 * tested, 27 - 1.5 * shots
+
+
+def _evaluated(name: str, cell: Cell) -> tuple[Metrics, Arrays]:
+    task = cell.eval.task
+    if task == "wallclock":
+        return _timed(cell)
+    if task == "samples":
+        return _sampled(cell)
+    if task == "lookup":
+        return _looked_up(cell)
+    if task is not None and task.startswith("classification"):
+        return _classified(cell)
+    metrics, arrays = _bound(cell, *_numbers(name, cell))
+    if task == "learned":
+        _add_learned(cell, metrics, arrays)
+    return metrics, arrays
+
+
+def _summary(metric: str, values: np.ndarray[Any, Any], **extras: Any) -> dict[str, Any]:
+    stderr = float(values.std(ddof=1) / np.sqrt(len(values)))
+    return {"metric": metric, "value": float(values.mean()), "stderr": stderr, "n": len(values), **extras}
+
+
+def _bound(cell: Cell, nll: float, kl_a: float, kl_z: float) -> tuple[Metrics, Arrays]:
+    """The targets are the same in all cells, and so is most of their spread."""
+    shared = np.random.default_rng(7)
+    own = np.random.default_rng([cell.train.seed, int(1000 * nll)])
+    recall = cell.eval.task == "recall"
+    spread = shared.normal(0, 12, TARGETS) * (0.01 if recall else 1)
+    arrays: Arrays = {
+        "nll": nll + spread - spread.mean() + own.normal(0, 0.5, TARGETS) * (not recall),
+        "kl_a": np.full(TARGETS, kl_a) + (kl_a > 0) * shared.normal(0, 0.1, TARGETS),
+        "kl_z": np.full(TARGETS, kl_z) + 0.1 * kl_z * shared.normal(0, 1, TARGETS),
+    }
+    arrays["log_px"] = -(arrays["nll"] - arrays["kl_a"] - arrays["kl_z"])
+    if recall:
+        p_exact = 0.97 if kl_z < 1 else 0.05
+        arrays["p_exact"] = np.clip(p_exact + 0.01 * shared.normal(0, 1, TARGETS), 0, 1)
+    arrays = {metric: values.astype(np.float32) for metric, values in arrays.items()}
+    metrics = [_summary(metric, values) for metric, values in arrays.items()]
+    gmn = cell.eval.episode.protocol == "gmn" and cell.train.model != "vae"
+    duplicated = (np.arange(TARGETS) % 5 < 2) & gmn
+    for targets, chosen in (("duplicated", duplicated), ("new", ~duplicated)) if gmn else ():
+        values = arrays["nll"][chosen] - 20 * (targets == "duplicated")
+        metrics.append(_summary("nll", values, targets=targets))
+    x_class = np.sort(np.arange(TARGETS) % CLASSES)
+    return metrics, {**arrays, "x_index": np.arange(TARGETS), "x_class": x_class, "duplicated": duplicated}
+
+
+def _add_learned(cell: Cell, metrics: Metrics, arrays: Arrays) -> None:
+    entries = cell.train.learned_entries
+    assert entries is not None
+    p = np.random.default_rng(entries).dirichlet(np.full(entries, 0.8)).clip(1e-12)
+    metrics.append({"metric": "entropy_pa", "value": float(-(p * np.log(p)).sum()), "stderr": None, "n": entries})
+    shown = np.argsort(-p)[:12]
+    arrays["log_pa"] = np.log(p).astype(np.float32)
+    arrays["sample_addresses"] = shown
+    arrays["sample_means"] = np.stack([[_means(1000 + int(a), s, 28) for s in range(12)] for a in shown])
+
+
+def _sampled(cell: Cell) -> tuple[Metrics, Arrays]:
+    kinds = range(200, 200 + cell.eval.targets)
+    arrays: Arrays = {
+        "memory": np.stack([_glyph(kind, 0) for kind in kinds]),
+        "memory_class": np.array(kinds),
+        "samples": np.stack([[_means(kind, 1 + s) for s in range(cell.eval.num_samples)] for kind in kinds]),
+    }
+    images = float(cell.eval.targets * cell.eval.num_samples)
+    return [{"metric": "images", "value": images, "stderr": None, "n": cell.eval.targets}], arrays
+
+
+def _looked_up(cell: Cell) -> tuple[Metrics, Arrays]:
+    classes, shots = cell.eval.episode.classes, cell.eval.episode.shots
+    rng = np.random.default_rng(3)
+    parts: dict[str, list[Any]] = {}
+    for target in range(8):
+        kinds = 300 + 10 * target + np.arange(classes)
+        own = int(kinds[(3 * target) % classes])
+        labels = np.repeat(kinds, shots)
+        logits = rng.normal(0, 1.5, len(labels)) + 5 * (labels == own)
+        q = (np.exp(logits) / np.exp(logits).sum()).astype(np.float32)
+        part = {
+            "x": _glyph(own, 0),
+            "x_class": own,
+            "memory": [_glyph(int(kind), 1 + i % shots) for i, kind in enumerate(labels)],
+            "memory_class": labels,
+            "q": q,
+            "p": rng.dirichlet(np.full(len(labels), 20.0)).astype(np.float32),
+            "top": np.argsort(-q)[:5],
+            "reconstruction": _means(own, 0),
+            "samples": [_means(own, 5 + s) for s in range(4)],
+        }
+        for key, value in part.items():
+            parts.setdefault(key, []).append(value)
+    arrays = {key: np.array(values) for key, values in parts.items()}
+    own_mass = np.where(arrays["memory_class"] == arrays["x_class"][:, None], arrays["q"], 0).sum(1)
+    return [_summary("class_mass", own_mass)], arrays
+
+
+def _classified(cell: Cell) -> tuple[Metrics, Arrays]:
+    classes, shots = cell.eval.episode.classes, cell.eval.episode.shots
+    rule = "address" if cell.eval.task == "classification" else "likelihood"
+    level = 0.99 - 0.035 * np.log2(classes) - 0.02 * (5 - shots) + 0.02 * (rule == "likelihood")
+    rng = np.random.default_rng(classes + shots)
+    values = (rng.binomial(classes, level, EPISODES) / classes).astype(np.float32)
+    row = _summary("accuracy", values, rule=rule)
+    row |= {"low": row["value"] - 2 * row["stderr"], "high": row["value"] + 2 * row["stderr"]}
+    return [row], {rule: values}
+
+
+def _timed(cell: Cell) -> tuple[Metrics, Arrays]:
+    size = cell.train.episode.num_entries
+    fixed, slope = {
+        ("vma", None, 4): (0.055, 0.0003),
+        ("soft", "images", 1): (0.036, 0.0007),
+        ("soft", "images", 4): (0.046, 0.0027),
+        ("soft", "features", 1): (0.038, 0.0009),
+        ("soft", "features", 4): (0.048, 0.0011),
+        ("vae", None, 1): (0.021, 0.0),
+    }[cell.train.model, cell.train.read, cell.train.num_samples]
+    seconds = (fixed + slope * size) * np.random.default_rng(size).gamma(200, 1 / 200, 12)
+    low, middle, high = (float(quantile) for quantile in np.quantile(seconds, (0.25, 0.5, 0.75)))
+    times = {"metric": "seconds_per_update", "value": middle, "stderr": None, "n": 12, "q25": low, "q75": high}
+    memory = {"metric": "peak_bytes", "value": float(3 * 10**8 + 10**5 * size), "stderr": None, "n": 12}
+    return [times, memory], {"seconds": seconds.astype(np.float32)}
+
+
+def _glyph(kind: int, drawing: int, size: int = 26) -> np.ndarray[Any, Any]:
+    """(size, size) of 0 and 1: three strokes decided by the kind, bent a little by the drawing."""
+    ends = np.random.default_rng(kind).uniform(0.15, 0.85, (4, 2))
+    ends = ends + np.random.default_rng([kind, drawing]).normal(0, 0.04, (4, 2))
+    along = np.linspace(0, 1, 3 * size)[:, None]
+    image = np.zeros((size, size), np.uint8)
+    for start, end in itertools.pairwise(ends):
+        y, x = np.clip(((1 - along) * start + along * end) * size, 0, size - 2).astype(int).T
+        for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            image[y + dy, x + dx] = 1
+    return image
+
+
+def _means(kind: int, drawing: int, size: int = 26) -> np.ndarray[Any, Any]:
+    """(size, size) of 0 to 255, a blurred glyph: a made-up Bernoulli mean."""
+    image = _glyph(kind, drawing, size).astype(float)
+    padded = np.pad(image, 1)
+    blurred = sum(padded[i : i + size, j : j + size] for i in range(3) for j in range(3)) / 9
+    return np.round(255 * np.clip(0.7 * image + 0.4 * blurred, 0, 1)).astype(np.uint8)

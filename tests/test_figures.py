@@ -1,0 +1,206 @@
+"""Figures: each is drawn from what is there, leaves gaps where nothing is, and says on itself what its rows are not."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_results import make_results
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reports import frames
+from reports.drawing import STYLES
+from reports.figures import FIGURES, missing, save
+from reports.results import CELLS, PAPER, Results, read_results
+
+PICTURES = ("2b", "3", "4a")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return read_results(make_results(tmp_path_factory.mktemp("made")))
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return read_results(make_results(tmp_path_factory.mktemp("smoke"), smoke=True))
+
+
+def drawn(results: Results, name: str) -> Figure:
+    figure = FIGURES[name].draw(results)
+    assert figure is not None
+    return figure
+
+
+def axes_of(figure: Figure) -> list[Axes]:
+    parts = [figure, *figure.subfigs]
+    return list(dict.fromkeys(axis for part in parts for axis in part.axes if axis.axison))
+
+
+def words_of(figure: Figure) -> str:
+    texts = [text.get_text() for text in figure.texts]
+    legends = [*figure.legends, *(axis.get_legend() for axis in axes_of(figure))]
+    texts += [text.get_text() for legend in legends if legend for text in legend.get_texts()]
+    for axis in axes_of(figure):
+        texts += [axis.get_title(), axis.get_xlabel(), axis.get_ylabel(), *(text.get_text() for text in axis.texts)]
+    return "\n".join(texts)
+
+
+def line(axis: Axes, label: str) -> Any:
+    [found] = [line for line in axis.lines if line.get_label() == label]
+    return found
+
+
+def without(results: Results, **where: Any) -> Results:
+    rows = results.rows
+    kept = np.ones(len(rows), bool)
+    for key, value in where.items():
+        kept &= (rows[key] == value).to_numpy()
+    return replace(results, rows=rows[~kept])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_whole_folder_draws_every_figure_with_labelled_axes(name: str, made: Results) -> None:
+    figure = drawn(made, name)
+    assert missing(made, name) == []
+    assert FIGURES[name].caption.endswith(".")
+    assert "SMOKE" not in words_of(figure)
+    if name in PICTURES:
+        assert any(axis.images for axis in axes_of(figure))
+        return
+    labelled = [axis for axis in axes_of(figure) if axis.get_xlabel()]
+    assert labelled
+    assert any(axis.get_ylabel() for axis in axes_of(figure))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_smoke_figures_are_watermarked_and_have_none_of_the_papers_marks(name: str, smoke: Results) -> None:
+    figure = FIGURES[name].draw(smoke)
+    if figure is None:
+        assert name == "training"  # a smoke run is too short for a line of its log
+        return
+    words = words_of(figure)
+    assert "SMOKE RUN - not results" in words
+    assert "Not the paper's data: strokes." in words
+    assert "the paper's" not in words.replace("Not the paper's data", "")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_without_its_rows_there_is_no_figure_and_what_is_missing_is_named(name: str, made: Results) -> None:
+    results = replace(made, rows=made.rows[~made.rows.experiment.isin(FIGURES[name].experiments)])
+    assert FIGURES[name].draw(results) is None
+    assert len(missing(results, name)) == len(FIGURES[name].experiments)
+    assert all("not run" in words for words in missing(results, name))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_drawn_from_a_few_of_its_cells(name: str, made: Results) -> None:
+    rows = made.rows
+    for keep in (rows.model == "vma", rows.num_samples != rows.num_samples.min(), rows.index % 3 == 0):
+        FIGURES[name].draw(replace(made, rows=rows[keep]))
+
+
+@pytest.mark.parametrize("name", ["2b", "3", "4a", "2a", "training", "5a", "ablations"])
+def test_figures_without_their_files_are_left_out_or_drawn_without_them(
+    name: str, made: Results, tmp_path: Path
+) -> None:
+    figure = FIGURES[name].draw(replace(made, folder=tmp_path))
+    assert (figure is None) == (name in ("2b", "3", "4a", "training", "ablations"))
+
+
+def test_a_missing_cell_breaks_its_line_and_is_named(made: Results) -> None:
+    results = without(made, experiment="fewshot", model="vma", shots=4)
+    axis = axes_of(drawn(results, "4b"))[1]
+    values = line(axis, "VMA, K = 4").get_ydata()
+    assert np.isnan(values).tolist() == [False, False, True, False, False]
+    assert missing(results, "4b") == ["fewshot: vma, shots 4, K 4", "fewshot: vma, shots 4, K 1000"]
+
+
+def test_a_line_goes_through_the_mean_over_seeds_and_every_seed_is_a_dot(made: Results) -> None:
+    axis = axes_of(drawn(made, "4b"))[1]
+    rows = made.of("fewshot", model="vma", metric="nll", num_samples=4, shots=8)
+    assert len(rows) == 2
+    curve = line(axis, "VMA, K = 4")
+    assert curve.get_ydata()[3] == pytest.approx(rows.value.mean())
+    dots = [dot for dot in axis.lines if dot.get_marker() == "." and list(dot.get_xdata()) == [8, 8]]
+    assert sorted(rows.value) in [sorted(dot.get_ydata()) for dot in dots]
+    assert curve.get_color() == STYLES["vma"]["color"]
+
+
+def test_the_recall_figure_has_its_curves_and_its_line_at_log_m(made: Results) -> None:
+    curves = axes_of(drawn(made, "2a"))[0]
+    assert line(curves, "log 256 = 5.55").get_ydata() == [np.log(256)] * 2
+    log = made.training_log(made.of("recall", recipe="paper", train_memory_size=256).iloc[0])
+    assert log is not None
+    assert line(curves, "NLL").get_ydata() == pytest.approx(-log.bound)
+
+
+def test_scaling_shows_the_optimum_the_excess_and_the_papers_soft_attention(made: Results) -> None:
+    figure = drawn(made, "5a")
+    above, _, below, _ = axes_of(figure)
+    frame = frames.scaling(made)
+    ours = frame[(frame.model == "vma") & (frame.shots == 19) & (frame.num_samples == 4)]
+    assert line(above, "VMA, N = 19").get_ydata() == pytest.approx(ours.nll)
+    optimum = ours.nll.iloc[0] + np.log(ours.classes)
+    assert any(len(one.get_ydata()) == 9 and np.allclose(one.get_ydata(), optimum) for one in above.lines)
+    assert any(len(one.get_ydata()) == 9 and np.allclose(one.get_ydata(), ours.excess) for one in below.lines)
+    assert "the paper's soft attention, N = 16" in words_of(figure)
+
+
+def test_wallclock_marks_both_crossovers(made: Results) -> None:
+    words = words_of(drawn(made, "wallclock"))
+    assert "the paper's crossover, 48" in words
+    assert "our crossover with images, 47" in words
+
+
+def test_the_lookup_shows_the_first_two_targets_of_different_classes(made: Results) -> None:
+    found = made.artifact(made.of("lookup").iloc[0])
+    assert found is not None
+    figure = drawn(made, "3")
+    first, second = figure.subfigs
+    assert np.array_equal(first.axes[0].images[0].get_array(), found["x"][0])
+    assert np.array_equal(second.axes[0].images[0].get_array(), found["x"][1])
+    heights = sorted(bar.get_height() for bar in first.axes[1].patches)[-80:]
+    assert heights[-2] == pytest.approx(found["q"][0].max())
+    assert np.array_equal(first.axes[2].images[0].get_array(), found["memory"][0][found["top"][0][0]])
+
+
+def test_dirty_rows_and_stand_in_data_are_said_on_the_figure(made: Results) -> None:
+    assert "Made by code that differs from any commit: lr1e-4." in words_of(drawn(made, "ablations"))
+    assert "differs from any commit" not in words_of(drawn(made, "5a"))
+    rows = made.rows.assign(dataset=made.rows.dataset.replace("mnist_larochelle", "mnist_gmn"))
+    words = words_of(drawn(replace(made, rows=rows), "learned-mnist"))
+    assert "Not the paper's data: mnist_gmn." in words
+    assert "the paper's KL_a, 2.5 ± 0.3" in words  # near enough to stand beside it
+
+
+def test_marks_of_the_paper_do_not_stand_beside_other_data(made: Results) -> None:
+    rows = made.rows.assign(dataset=made.rows.dataset.replace("omniglot45_5", "folder:/my/drawings"))
+    words = words_of(drawn(replace(made, rows=rows), "4b"))
+    assert "Not the paper's data: folder:/my/drawings." in words
+    assert "the paper's VMA" not in words
+
+
+def test_training_shows_each_run_once(made: Results) -> None:
+    figure = drawn(made, "training")
+    runs = {row.train_id for row in made.rows.itertuples() if row.updates}
+    assert sum(len(axis.lines) for axis in axes_of(figure)) == len(runs)
+
+
+@pytest.mark.parametrize("name", ["2b", "classification"])
+def test_equal_results_give_equal_files(name: str, made: Results, tmp_path: Path) -> None:
+    first = save(drawn(made, name), tmp_path / "a", name)
+    again = save(drawn(made, name), tmp_path / "b", name)
+    assert [path.name for path in first] == [f"{name}.svg", f"{name}.pdf", f"{name}.png"]
+    for one, other in zip(first, again, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.suffix
+        assert b"Date>" not in one.read_bytes()
+
+
+def test_what_the_project_has_so_far_is_drawn() -> None:
+    results = read_results(PAPER.parent)
+    present = [name for name, spec in FIGURES.items() if spec.draw(results) is not None]
+    assert "table1" in present
+    assert set(CELLS) <= {experiment for spec in FIGURES.values() for experiment in spec.experiments}
