@@ -1,0 +1,82 @@
+"""The command `python -m reports`: tables, figures and the one page from a folder of results."""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from reports import drawing, figures, page, tables
+from reports.claims import assess
+from reports.results import InputError, Results, read_results
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Tables (Markdown, CSV, LaTeX), figures (SVG, PDF, PNG) and one self-contained page from a folder of results.
+
+    Reads files alone: trains and evaluates nothing.
+    """
+
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = ROOT / "results"
+    """Folder of results: rows (*.jsonl) and what lies beside them."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = ROOT / "reports" / "out"
+    """Folder to write to: index.html, tables/ and figures/."""
+
+
+def write(results: Results, out: Path) -> list[Path]:
+    """Write everything, each file whole or not at all and the page last; remove what earlier results left there.
+
+    Raises:
+        InputError: if an artifact is damaged; nothing is written.
+        OSError: if the folder cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=out) as name:
+        new = Path(name)
+        paths = [path for table in tables.TABLES for path in tables.save(results, new / "tables", table)]
+        drawings = {}
+        for spec in figures.FIGURES.values():
+            figure = spec.draw(results)
+            if figure is not None:
+                made = drawing.save(figure, new / "figures", spec.name)
+                drawings[spec.name] = made[0].read_text(encoding="utf-8")
+                paths += made
+        paths.append(new / "index.html")
+        paths[-1].write_text(page.render(results, assess(results), drawings), encoding="utf-8")
+        for folder, names, suffixes in (
+            (out / "tables", tables.TABLES, ("md", "tex", "csv")),
+            (out / "figures", figures.FIGURES, ("svg", "pdf", "png")),
+        ):
+            folder.mkdir(exist_ok=True)
+            for stale in (folder / f"{name}.{suffix}" for name in names for suffix in suffixes):
+                if new / stale.relative_to(out) not in paths:
+                    stale.unlink(missing_ok=True)
+        return [path.replace(out / path.relative_to(new)) for path in paths]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = tyro.cli(Options, prog="python -m reports", args=argv)
+    try:
+        results = read_results(options.results)
+        paths = write(results, options.out)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        print(f"error: cannot write or read{where}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    for line in results.left_out:
+        print(f"left out: {line}")
+    print(*paths, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""The one page: claims first, then figures, what is looked up, tables and where each number comes from, all in one
+file.
+"""
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from reports import figures, tables
+from reports.claims import MEANINGS, NEAR, VERDICTS, Outcome, number
+from reports.results import PAPERS_DATA, Results, missing_cells, stand_ins
+
+TEMPLATES = Path(__file__).parent / "templates"
+ICONS = {
+    "not reproduced": "✕",
+    "near": "≈",
+    "reproduced": "✓",
+    "other data": "◇",
+    "not run": "○",
+    "quoted": "❝",
+}
+METRICS = {"nll": "NLL", "kl_a": "KL_a", "kl_z": "KL_z", "nll_excess": "NLL above the optimum"}
+MODELS = {
+    "vma": "VMA",
+    "vae": "plain VAE",
+    "soft": "soft attention",
+    "gmn": "GMN",
+    "iwae2": "two-layer IWAE",
+    "rbm": "RBM",
+}
+# What a reader asks of a row first; the other fields follow.
+FIRST = (
+    *("value", "stderr", "low", "high", "q25", "q75", "n", "metric", "experiment", "model", "read", "variant"),
+    *("recipe", "dataset", "split", "updates", "train_seed", "train_id", "eval_id", "commit", "dirty"),
+    *("train_commits", "data_sha256", "device", "dtype", "threads", "torch", "created", "seconds"),
+)
+PICTURE = "4a"  # the figure that stands beside the lookups and not among the others
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The rows behind a number: what they share, and a line of a table for each with what they do not."""
+
+    label: str
+    shared: tuple[tuple[str, str], ...]
+    names: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What is not reproduced of one experiment."""
+
+    experiment: str
+    count: int
+    claims: int
+    by: str
+
+
+def render(results: Results, outcomes: Sequence[Outcome], drawings: Mapping[str, str]) -> str:
+    """The page.
+
+    Args:
+        results: a folder of results.
+        outcomes: what became of each claim, see `claims.assess`.
+        drawings: the figures that could be drawn, by name, as SVG.
+
+    Raises:
+        InputError: if an artifact is damaged.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # whole files of ours, which no value of a row enters
+    for name in ("page.css", "page.js"):
+        environment.globals[name.replace(".", "_")] = (TEMPLATES / name).read_text(encoding="utf-8")
+    ordered = sorted(outcomes, key=lambda outcome: VERDICTS.index(outcome.verdict))
+    sources = {outcome.id: _sources_of(outcome) for outcome in ordered if outcome.rows}
+    shown = [_figure(results, name, drawings) for name in figures.FIGURES]
+    return environment.get_template("page.html").render(
+        results=results,
+        title="SMOKE RUN - not results - VMA" if results.smoke else "VMA: the paper's numbers and ours",
+        outcomes=ordered,
+        ranks={verdict: rank for rank, verdict in enumerate(VERDICTS)},
+        meanings=MEANINGS,
+        icons=ICONS,
+        metrics=METRICS,
+        models=MODELS,
+        counts={verdict: sum(o.verdict == verdict for o in outcomes) for verdict in VERDICTS},
+        experiments=list(dict.fromkeys(outcome.experiment for outcome in outcomes)),
+        failed=_failed(outcomes),
+        near=NEAR,
+        notes=_notes(outcomes),
+        seeds={outcome.id: _seeds(outcome) for outcome in ordered},
+        not_run=list(dict.fromkeys(o.experiment for o in outcomes if o.verdict == "not run")),
+        stand_ins=stand_ins(results.rows),
+        dirty=sorted(results.rows[results.rows.dirty].experiment.unique()),
+        sources=sources,
+        specs=_specs(results, outcomes),
+        figures=[figure for figure in shown if figure["name"] != PICTURE],
+        pictures=[figure for figure in shown if figure["name"] == PICTURE],
+        tables=[_table(results, name) for name in tables.TABLES],
+        gaps={name: missing_cells(results, name) for name in PAPERS_DATA},
+        lookups=lookups(results),
+    )
+
+
+def lookups(results: Results) -> str | None:
+    """The lookups of Figure 3 as JSON, None if there are none. Images are base64: `x` and `memory` eight pixels of 0 or
+    1 a byte, each image padded to whole bytes; `reconstruction` and `samples` a byte of 0 to 255 each.
+
+    Raises:
+        InputError: if the artifact is damaged.
+    """
+    rows = results.of("lookup", metric="class_mass")
+    arrays = None if rows.empty else results.artifact(rows.iloc[0])
+    if arrays is None:
+        return None
+    targets, entries, height, width = arrays["memory"].shape
+    packed = {
+        name: _base64(np.packbits(arrays[name].reshape(-1, height * width).astype(bool), axis=1))
+        for name in ("x", "memory")
+    }
+    grey = {name: _base64(arrays[name].astype(np.uint8)) for name in ("reconstruction", "samples")}
+    data = {
+        "height": height,
+        "width": width,
+        "entries": entries,
+        "samplesEach": arrays["samples"].shape[1],
+        **packed,
+        **grey,
+        "targets": [
+            {
+                "class": int(arrays["x_class"][t]),
+                "classes": arrays["memory_class"][t].tolist(),
+                "q": [round(float(value), 5) for value in arrays["q"][t]],
+                "p": [round(float(value), 5) for value in arrays["p"][t]],
+                "top": arrays["top"][t].tolist(),
+            }
+            for t in range(targets)
+        ],
+    }
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _base64(array: np.ndarray[Any, Any]) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
+
+
+def _failed(outcomes: Iterable[Outcome]) -> list[Failed]:
+    judged: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.verdict != "quoted":
+            judged.setdefault(outcome.experiment, []).append(outcome)
+    found = []
+    for experiment, claims in judged.items():
+        failed = [claim for claim in claims if claim.verdict == "not reproduced"]
+        differences = sorted(claim.difference for claim in failed if claim.difference is not None)
+        ends = [f"{difference:+.1f}" for difference in dict.fromkeys((*differences[:1], *differences[-1:]))]
+        unit = "points" if any(claim.unit == "%" for claim in failed) else "nats"
+        by = f"{' to '.join(ends)} {unit}" if ends else ", ".join(claim.ours for claim in failed)
+        if failed:
+            found.append(Failed(experiment, len(failed), len(claims), by))
+    return found
+
+
+def _notes(outcomes: Iterable[Outcome]) -> dict[str, list[str]]:
+    """The ids that each note speaks for, of the claims that miss."""
+    notes: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.note and outcome.verdict in ("near", "not reproduced"):
+            notes.setdefault(outcome.note, []).append(outcome.id)
+    return notes
+
+
+def _seeds(outcome: Outcome) -> list[str]:
+    if len(outcome.seeds) > 1:
+        return [f"{seed}: {number(value)}" for seed, value in outcome.seeds]
+    return sorted({str(int(row["train_seed"])) for row in outcome.rows})
+
+
+def _figure(results: Results, name: str, drawings: Mapping[str, str]) -> dict[str, Any]:
+    spec = figures.FIGURES[name]
+    svg = drawings.get(name)
+    return {
+        "name": name,
+        "title": spec.title,
+        "caption": spec.caption,
+        "gaps": figures.missing(results, name),
+        "source": None
+        if svg is None
+        else "data:image/svg+xml;base64," + _base64(np.frombuffer(svg.encode(), np.uint8)),
+    }
+
+
+def _table(results: Results, name: str) -> dict[str, Any]:
+    spec = tables.TABLES[name]
+    frame = spec.frame(results)
+    grid = None if frame.empty else spec.grid(frame)
+    return {
+        "name": name,
+        "heading": spec.title,
+        "title": "" if grid is None else tables.title(results, name).replace(f"{spec.title}. ", ""),
+        "columns": [] if grid is None else [str(column) for column in grid.columns],
+        "lines": [] if grid is None else [[str(value) for value in line] for line in grid.to_numpy()],
+    }
+
+
+def _sources_of(outcome: Outcome) -> list[Sources]:
+    return [_sources("", outcome.rows), *(_sources(part.label, part.rows) for part in outcome.beside)]
+
+
+def _sources(label: str, rows: Sequence[Mapping[str, Any]]) -> Sources:
+    rows = list({(row["train_id"], row["eval_id"], row["metric"], row.get("rule")): row for row in rows}.values())
+    names = [name for name in dict.fromkeys((*FIRST, *rows[0])) if any(row.get(name) is not None for row in rows)]
+    texts = {name: [_text(row.get(name)) for row in rows] for name in names}
+    shared = tuple((name, texts[name][0]) for name in names if len(set(texts[name])) == 1)
+    varying = tuple(name for name in names if len(set(texts[name])) > 1)
+    return Sources(label, shared, varying, tuple(zip(*(texts[name] for name in varying), strict=True)))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+    return "" if value is None else str(value)
+
+
+def _specs(results: Results, outcomes: Iterable[Outcome]) -> dict[str, str]:
+    parts = [rows for outcome in outcomes for rows in (outcome.rows, *(part.rows for part in outcome.beside))]
+    used = sorted({str(row[key]) for rows in parts for row in rows for key in ("train_id", "eval_id")})
+    return {key: json.dumps(results.specs[key], indent=1) for key in used if key in results.specs}

@@ -1,0 +1,236 @@
+"""The page in a real browser: silent, offline, sortable, readable on a phone, light and dark, and without scripts."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_results import make_results
+
+from reports import drawing, figures, page
+from reports.claims import assess
+from reports.results import read_results
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the extra test")
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="needs Chromium and its driver, as from the packages chromium and chromium-driver"
+)
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+PHONE, DESKTOP = (390, 844), (1280, 900)
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with every claim, the lookups, and two of the figures, since drawing takes its time."""
+    folder = tmp_path_factory.mktemp("page")
+    results = read_results(make_results(folder / "results"))
+    drawings = {}
+    for name in ("4a", "5a"):
+        figure = figures.FIGURES[name].draw(results)
+        assert figure is not None
+        drawings[name] = drawing.save(figure, folder, name)[0].read_text(encoding="utf-8")
+    path = folder / "index.html"
+    path.write_text(page.render(results, assess(results), drawings), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser: Any, html: Path) -> Callable[..., Any]:
+    def open_page(size: tuple[int, int] = DESKTOP, scheme: str = "light", scripts: bool = True) -> Any:
+        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        preferred = [
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": preferred})
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not scripts})
+        for log in ("browser", "performance"):
+            browser.get_log(log)  # what came before does not count
+        browser.get("about:blank")
+        browser.get(html.as_uri())
+        return browser
+
+    return open_page
+
+
+def one(driver: Any, selector: str) -> Any:
+    return driver.find_element("css selector", selector)
+
+
+def every(driver: Any, selector: str) -> list[Any]:
+    return driver.find_elements("css selector", selector)
+
+
+def column(driver: Any, number: int) -> list[str]:
+    script = "return [...document.querySelector('#claims-table').tBodies[0].rows].map(r => r.cells[%d].dataset.sort)"
+    return driver.execute_script(script % number)
+
+
+def visible(driver: Any) -> list[Any]:
+    return every(driver, "#claims-table tbody tr:not([hidden])")
+
+
+def pictures(driver: Any) -> list[str]:
+    script = "return [...document.querySelectorAll('#lookup-tool canvas')].map(c => c.toDataURL())"
+    return driver.execute_script(script)
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_it_loads_without_a_console_message_or_a_request(opened: Callable[..., Any], html: Path, size: Any) -> None:
+    driver = opened(size)
+    driver.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    driver.execute_script("scrollTo(0, document.documentElement.scrollHeight)")
+    time.sleep(0.5)
+    assert driver.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    urls = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    assert {url for url in urls if not url.startswith(("data:", "about:"))} == {html.as_uri()}
+    assert driver.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE, (320, 640), (900, 700), (1160, 800)])
+def test_the_page_never_scrolls_sideways(opened: Callable[..., Any], size: Any) -> None:
+    driver = opened(size)
+    driver.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    width = driver.execute_script("return document.documentElement.scrollWidth")
+    assert width <= driver.execute_script("return document.documentElement.clientWidth")
+    driver.execute_script("scrollTo(1000, 0)")
+    assert driver.execute_script("return scrollX") == 0
+
+
+def test_the_table_sorts_by_each_header_and_says_so(opened: Callable[..., Any]) -> None:
+    driver = opened()
+    headers = every(driver, "#claims-table thead th")
+    assert headers[0].get_attribute("aria-sort") == "ascending"
+    for number, header in enumerate(headers[1:], start=1):
+        button = header.find_element("css selector", "button")
+        for direction, sign in (("ascending", 1), ("descending", -1)):
+            button.click()
+            assert [h.get_attribute("aria-sort") for h in headers].count(direction) == 1
+            assert header.get_attribute("aria-sort") == direction
+            values = [float(v) for v in column(driver, number) if v.replace(".", "").replace("-", "").isdigit()]
+            assert values == sorted(values, key=lambda value, sign=sign: sign * value)
+            cells = column(driver, number)
+            assert "" not in cells[: len(cells) - cells.count("")], "what is missing stays last"
+
+
+def test_the_table_sorts_by_keyboard(opened: Callable[..., Any]) -> None:
+    driver = opened()
+    before = column(driver, 3)
+    one(driver, "#claims-table thead th:nth-child(4) button").send_keys("\ue007")
+    assert column(driver, 3) != before
+    assert one(driver, "#claims-table thead th:nth-child(4)").get_attribute("aria-sort") == "ascending"
+
+
+def test_claims_are_filtered_by_verdict_and_experiment(opened: Callable[..., Any]) -> None:
+    driver = opened()
+    total = len(visible(driver))
+    one(driver, ".counts .not-reproduced button").click()
+    failed = visible(driver)
+    assert 0 < len(failed) < total
+    assert {row.get_attribute("data-verdict") for row in failed} == {"not reproduced"}
+    assert one(driver, "#shown").text == f"{len(failed)} of {total} shown"
+    assert one(driver, ".counts .not-reproduced button").get_attribute("aria-pressed") == "true"
+    one(driver, "#filter-experiment option:nth-child(2)").click()
+    assert {row.get_attribute("data-experiment") for row in visible(driver)} == {"recall"}
+    one(driver, "#filter-experiment option:first-child").click()
+    one(driver, ".counts .not-reproduced button").click()
+    assert len(visible(driver)) == total
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_a_number_opens_its_provenance(opened: Callable[..., Any], size: Any) -> None:
+    driver = opened(size)
+    dialog = one(driver, "#dialog")
+    assert not dialog.is_displayed()
+    one(driver, "[id='claim-fewshot.vae'] a.ours").click()
+    assert dialog.is_displayed()
+    assert one(driver, "#dialog-title").text == "fewshot.vae"
+    for words in ("commit", "data_sha256", "train_id", "omniglot45_5", '"model": "vae"'):
+        assert words in dialog.text or words in driver.execute_script("return arguments[0].textContent", dialog)
+    one(driver, "#dialog-close").click()
+    assert not dialog.is_displayed()
+
+
+def test_another_target_changes_the_images_of_the_lookup(opened: Callable[..., Any]) -> None:
+    driver = opened()
+    targets = every(driver, "#targets button")
+    assert len(targets) == 8
+    assert len(every(driver, "#memory canvas")) == 80
+    assert len(every(driver, "#top canvas")) == 5
+    first = pictures(driver)
+    assert len(set(first)) > 80
+    targets[3].click()
+    second = pictures(driver)
+    assert second[: len(targets)] == first[: len(targets)]
+    assert len(second) == len(first)
+    assert all(a != b for a, b in zip(first[len(targets) :], second[len(targets) :], strict=True))
+    assert [t.get_attribute("aria-pressed") for t in targets] == ["true" if i == 3 else "false" for i in range(8)]
+    heights = driver.execute_script("return [...document.querySelectorAll('#memory .q')].map(b => b.clientHeight)")
+    assert max(heights) > 40
+    assert len(every(driver, "#memory .class.own")) == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_both_schemes_and_figures_lie_on_white(opened: Callable[..., Any], scheme: str) -> None:
+    driver = opened(scheme=scheme)
+
+    def colour(selector: str, name: str) -> tuple[float, ...]:
+        script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+        found = driver.execute_script(script, selector, name)
+        return tuple(float(part) for part in found[found.index("(") + 1 : -1].split(",")[:3])
+
+    def luminance(rgb: tuple[float, ...]) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (part / 255 for part in rgb)]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    background = luminance(colour("body", "backgroundColor"))
+    assert (background < 0.1) == (scheme == "dark")
+    for selector in (
+        "body",
+        "small",
+        "figcaption",
+        "a.ours",
+        ".not-reproduced .icon",
+        ".verdict.near",
+        ".verdict.quoted",
+    ):
+        text = luminance(colour(selector, "color"))
+        contrast = (max(text, background) + 0.05) / (min(text, background) + 0.05)
+        assert contrast >= 4.5, selector  # the level AA of the accessibility guidelines
+    assert colour(".card", "backgroundColor") == (255, 255, 255)
+    assert colour("canvas", "backgroundColor") == (255, 255, 255)
+
+
+def test_without_scripts_all_is_there_but_sorting_and_choosing(opened: Callable[..., Any]) -> None:
+    driver = opened(scripts=False)
+    assert len(every(driver, "#claims-table tbody tr")) == len(visible(driver))
+    assert every(driver, "#claims-table thead button") == []
+    assert not one(driver, "#filters").is_displayed()
+    assert not one(driver, "#lookup-tool").is_displayed()
+    article = one(driver, "[id='from-fewshot.vae']")
+    assert not article.is_displayed()
+    one(driver, "[id='claim-fewshot.vae'] a.ours").click()
+    assert article.is_displayed()

@@ -1,0 +1,253 @@
+"""Every number of the paper has a claim, every claim finds its cells, and verdicts follow the committed thresholds."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_results import ORIGIN
+
+from benchmarks.experiments import EXPERIMENTS, smoke
+from benchmarks.store import append_rows
+from reports import claims
+from reports.claims import CLAIMS, QUOTED, VERDICTS, Outcome, assess, judge
+from reports.results import paper_numbers, read_results
+
+METRICS = ("nll", "kl_a", "kl_z", "entropy_pa", "accuracy", "seconds_per_update")
+PAPER = paper_numbers()
+
+
+def invented(experiment: str, small: bool = False, **changes: Any) -> list[dict[str, Any]]:
+    """A row for each metric of each declared cell of an experiment: the value 2, stderr 0.1."""
+    declared = EXPERIMENTS[experiment]()
+    cells = (smoke(declared) if small else declared).cells
+    return [
+        {
+            **ORIGIN,
+            **cell.row(),
+            **{"experiment": experiment, "updates": cell.updates or 0, "targets": "all", "metric": metric},
+            **{"value": 2.0, "stderr": 0.1, "n": 10, "train_id": cell.train.train_id, "eval_id": cell.eval.eval_id},
+            **({"rule": rule} if rule else {}),
+            **changes,
+        }
+        for cell in cells
+        for metric in METRICS
+        for rule in (("address", "likelihood") if metric == "accuracy" else (None,))
+    ]
+
+
+def outcomes(folder: Path, *parts: list[dict[str, Any]]) -> dict[str, Outcome]:
+    for rows in parts:
+        append_rows(folder / f"{rows[0]['experiment']}.jsonl", rows)
+    return {outcome.id: outcome for outcome in assess(read_results(folder))}
+
+
+def only(rows: list[dict[str, Any]], **keys: Any) -> list[dict[str, Any]]:
+    return [row for row in rows if all(row[key] == value for key, value in keys.items())]
+
+
+def test_every_number_of_the_paper_is_a_claim_or_quoted() -> None:
+    quoted = set(PAPER[PAPER.model.isin(QUOTED)].id)
+    assert set(CLAIMS) == set(PAPER.id) - quoted
+    assert all(claim.reason and "\n" not in claim.reason for claim in CLAIMS.values())
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_every_claim_and_all_that_stands_beside_it_finds_its_cells_among_the_declared_ones(
+    tmp_path: Path, small: bool
+) -> None:
+    found = outcomes(tmp_path, *(invented(name, small) for name in EXPERIMENTS))
+    assert list(found) == list(PAPER.id)
+    for name, claim in CLAIMS.items():
+        outcome = found[name]
+        assert not outcome.missing
+        assert outcome.rows
+        assert [part.label for part in outcome.beside] == list(claim.beside), name
+        if not small and claim.judge is None:
+            assert outcome.verdict == judge(claim.worse, outcome.difference or 0.0, outcome.stderr)
+    assert {outcome.verdict for outcome in found.values()} <= set(VERDICTS)
+
+
+@pytest.mark.parametrize(
+    ("worse", "difference", "stderr", "verdict"),
+    [
+        ("higher", 1.0, None, "reproduced"),
+        ("higher", 1.01, None, "near"),
+        ("higher", 1.01, 0.6, "reproduced"),
+        ("higher", 3.0, 0.0, "near"),
+        ("higher", 3.01, 0.0, "not reproduced"),
+        ("higher", 3.01, 2.0, "reproduced"),
+        ("higher", -50.0, 0.0, "reproduced"),
+        ("lower", -1.5, 0.0, "near"),
+        ("lower", 50.0, 0.0, "reproduced"),
+        ("either", -1.5, 0.0, "near"),
+        ("either", 3.5, 0.0, "not reproduced"),
+    ],
+)
+def test_thresholds(worse: claims.Worse, difference: float, stderr: float | None, verdict: str) -> None:
+    assert judge(worse, difference, stderr) == verdict
+
+
+def test_what_is_not_run_is_named(tmp_path: Path) -> None:
+    rows = [row for row in invented("table1") if (row["classes"], row["shots"]) != (4, 5)]
+    found = outcomes(tmp_path, rows)
+    assert found["table1.vma.4.4"].rows
+    missing = found["table1.vma.4.5"]
+    assert missing.verdict == "not run"
+    assert missing.ours == ""
+    assert "classes 4" in missing.missing
+    assert "shots 5" in missing.missing
+    assert found["recall.nll"].missing == "no row of recall"
+    assert found["recall.nll"].command == "python -m benchmarks.run recall"
+
+
+def test_of_a_claim_over_several_cells_each_missing_one_is_named(tmp_path: Path) -> None:
+    rows = [row for row in invented("fewshot") if row["shots"] not in (2, 8)]
+    missing = outcomes(tmp_path, rows)["fewshot.best"].missing
+    assert "shots 2," in missing
+    assert "shots 8," in missing
+    assert "shots 4," not in missing
+
+
+@pytest.mark.parametrize(
+    ("dataset", "option"), [("mnist_gmn", "--stand-ins"), ("folder:mine", "--dataset folder:mine")]
+)
+def test_other_data_are_shown_and_not_judged(tmp_path: Path, dataset: str, option: str) -> None:
+    outcome = outcomes(tmp_path, invented("recall", dataset=dataset))["recall.nll"]
+    assert outcome.verdict == "other data"
+    assert outcome.stand_in == dataset
+    assert outcome.ours == "2.00 ± 0.10"
+    assert outcome.command == f"python -m benchmarks.run recall {option}"
+
+
+def test_smoke_runs_are_never_judged(tmp_path: Path) -> None:
+    found = outcomes(tmp_path, *(invented(name, small=True) for name in EXPERIMENTS))
+    assert {outcome.verdict for outcome in found.values()} == {"other data", "quoted"}
+    assert all("--smoke" in outcome.command for outcome in found.values() if outcome.verdict == "other data")
+
+
+def test_quoted_numbers_are_no_claims_of_ours(tmp_path: Path) -> None:
+    quoted = outcomes(tmp_path, invented("table1"))["table1.gmn.1.19"]
+    assert (quoted.verdict, quoted.paper, quoted.ours, quoted.command) == ("quoted", "45.8", "", "")
+
+
+def test_seeds_are_averaged_shown_and_named_in_the_command(tmp_path: Path) -> None:
+    rows = invented("table1")
+    second = [{**row, "train_seed": 1, "train_id": "1" * 12, "value": 3.0} for row in rows]
+    outcome = outcomes(tmp_path, rows + second)["table1.vma.1.1"]
+    assert outcome.value == 2.5
+    assert outcome.seeds == ((0, 2.0), (1, 3.0))
+    assert outcome.stderr == pytest.approx(math.sqrt(0.1**2 + 0.5 / 2))
+    assert outcome.command.endswith("--seeds 0 1")
+
+
+def test_accuracies_are_compared_in_points(tmp_path: Path) -> None:
+    outcome = outcomes(tmp_path, invented("classification", value=0.9, stderr=0.005))["classification.5.1"]
+    assert outcome.ours == "90.0 ± 0.5"
+    assert outcome.difference == pytest.approx(-1)
+    assert outcome.verdict == "reproduced"
+
+
+def test_a_row_of_a_dirty_tree_marks_its_claims_alone(tmp_path: Path) -> None:
+    rows = invented("ablations")
+    for row in only(rows, variant="tied"):
+        row["dirty"] = True
+    found = outcomes(tmp_path, rows)
+    assert found["ablation.tied"].dirty
+    assert not found["ablation.flat_prior"].dirty
+
+
+def test_an_ablation_is_the_change_from_the_control(tmp_path: Path) -> None:
+    rows = invented("ablations")
+    for variant, value in (("inner", 1.5), ("cosine", 0.5), ("tied", 4.0)):
+        for row in only(rows, variant=variant):
+            row["value"] = value
+    found = outcomes(tmp_path, rows)
+    assert found["ablation.similarity"].value == -1.5  # cosine, better than the control
+    assert found["ablation.similarity"].verdict == "near"
+    assert found["ablation.tied"].value == 2.0
+    assert found["ablation.tied"].stderr == pytest.approx(math.hypot(0.1, 0.1))
+    assert found["ablation.flat_prior"].verdict == "reproduced"
+
+
+def test_what_scaling_costs_is_the_excess_over_the_optimum(tmp_path: Path) -> None:
+    rows = invented("scaling")
+    for row in only(rows, classes=144, model="vma"):
+        row["value"] = 2.0 + math.log(144) + 1.5
+    outcome = outcomes(tmp_path, rows)["scaling.excess"]
+    assert outcome.value == pytest.approx(1.5)
+    assert outcome.verdict == "near"
+
+
+def test_learned_addresses_are_judged_by_the_median_of_the_sizes(tmp_path: Path) -> None:
+    rows = invented("learned-omniglot")
+    short = {64: 0.1, 128: 0.2, 256: 0.3, 512: 0.4, 1024: 0.5, 2048: 5.0}
+    for row in only(rows, metric="kl_a", model="vma"):
+        row["value"] = math.log(row["memory_size"]) - short[row["memory_size"]]
+    outcome = outcomes(tmp_path, rows)["learned-omniglot.kl_a"]
+    assert outcome.value == pytest.approx(-0.3)
+    assert outcome.paper == "≈ log|M|"
+    assert outcome.verdict == "reproduced"
+
+
+def test_that_a_model_overfits_is_missed_by_a_lower_nll(tmp_path: Path) -> None:
+    found = outcomes(tmp_path, invented("learned-omniglot", value=120.0))
+    assert found["learned-omniglot.test"].verdict == "not reproduced"
+    assert found["learned-omniglot.train"].verdict == "not reproduced"
+    assert found["learned-omniglot.train"].difference == 40
+
+
+@pytest.mark.parametrize(
+    ("failed", "verdict"), [((), "near"), ((2048,), "reproduced"), ((1024, 2048), "not reproduced")]
+)
+def test_sometimes_is_neither_always_nor_never(tmp_path: Path, failed: tuple[int, ...], verdict: str) -> None:
+    rows = invented("recall")
+    for row in only(rows, metric="nll"):
+        row["value"] = 95.0 if row["memory_size"] in failed else math.log(row["memory_size"])
+    outcome = outcomes(tmp_path, rows)["recall.fails"]
+    assert outcome.verdict == verdict
+    assert outcome.ours == f"{len(failed)} of 2 runs"
+    assert outcome.difference is None
+
+
+@pytest.mark.parametrize(
+    ("faster_from", "shown", "verdict"),
+    [(16, "≤ 16", "reproduced"), (48, "39", "reproduced"), (128, "91", "near"), (512, "362", "not reproduced")],
+)
+def test_the_crossover_may_be_at_twice_the_papers_size(
+    tmp_path: Path, faster_from: int, shown: str, verdict: str
+) -> None:
+    rows = invented("wallclock")
+    for row in only(rows, model="vma"):
+        row["value"] = 1.0 if row["memory_size"] >= faster_from else 4.0  # soft attention takes 2 seconds at each size
+    outcome = outcomes(tmp_path, rows)["wallclock.crossover"]
+    assert outcome.ours == shown
+    assert outcome.verdict == verdict
+
+
+def test_hard_attention_that_is_never_faster_is_not_reproduced(tmp_path: Path) -> None:
+    outcome = outcomes(tmp_path, invented("wallclock"))["wallclock.crossover"]
+    assert outcome.verdict == "not reproduced"
+    assert outcome.ours == "at none up to 4096"
+    assert outcome.value is None
+
+
+def test_a_note_speaks_for_the_ids_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "NOTES", {"table1.vma": "all", "table1.vma.1.1": "one", "table1.vma.1": "row"})
+    found = outcomes(tmp_path, invented("table1"))
+    assert [found[f"table1.vma.{cell}"].note for cell in ("1.1", "1.10", "2.1")] == ["one", "row", "all"]
+    assert found["recall.nll"].note == ""
+
+
+def test_a_number_without_a_claim_is_an_error_of_ours(tmp_path: Path) -> None:
+    append_rows(tmp_path / "table1.jsonl", invented("table1"))
+    results = read_results(tmp_path)
+    results.paper.loc[0, "id"] = "recall.new"
+    with pytest.raises(KeyError, match=r"recall\.new"):
+        assess(results)
+
+
+def test_measured_numbers_are_shown_to_the_digits_that_matter() -> None:
+    assert claims.number(96.619, 1.73) == "96.6 ± 1.7"
+    assert claims.number(2.513, 0.03) == "2.51 ± 0.03"
+    assert claims.number(-0.5) == "-0.50"

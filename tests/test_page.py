@@ -1,0 +1,308 @@
+"""The page is one file that leads with the claims and hides nothing; the command writes all or nothing."""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_results import make_results
+
+from benchmarks.store import append_rows, read_rows
+from reports import __main__ as command
+from reports import figures, page, tables
+from reports.claims import assess
+from reports.results import read_results
+
+ROOT = Path(__file__).parents[1]
+# figures are drawn, and looked at, elsewhere
+DRAWINGS = dict.fromkeys(figures.FIGURES, "<svg xmlns='http://www.w3.org/2000/svg'/>")
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: tags with their attributes, and the texts between them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.html, self.tags, self.texts = html, [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
+        return [a for t, a in self.tags if t == tag and all(a.get(key) == value for key, value in wanted.items())]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def rendered(folder: Path, drawings: Mapping[str, str] = DRAWINGS) -> Page:
+    results = read_results(folder)
+    return Page(page.render(results, assess(results), drawings))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_results(tmp_path_factory.mktemp("real"))
+
+
+@pytest.fixture(scope="module")
+def real(made: Path) -> Page:
+    return rendered(made)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return rendered(make_results(tmp_path_factory.mktemp("smoke"), smoke=True))
+
+
+@pytest.fixture
+def small(made: Path, tmp_path: Path) -> Path:
+    """Rows of two experiments, without arrays or logs."""
+    for name in ("ablations.jsonl", "classification.jsonl"):
+        append_rows(tmp_path / "few" / name, read_rows(made / name))
+    return tmp_path / "few"
+
+
+def test_nothing_is_loaded_from_anywhere(real: Page) -> None:
+    places = [a[key] or "" for _, a in real.tags for key in ("src", "href", "srcset", "action", "data") if a.get(key)]
+    assert places
+    assert {place.split(":")[0][:1] if place.startswith("#") else place.split(":")[0] for place in places} <= {
+        "#",
+        "data",
+    }
+    assert not re.findall(r"@import|url\(|fetch\(|XMLHttpRequest", real.html)
+    (policy,) = real.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    assert "default-src 'none'" in str(policy["content"])
+
+
+def test_links_on_the_page_lead_somewhere(real: Page) -> None:
+    ids = [a["id"] for _, a in real.tags if a.get("id")]
+    assert len(ids) == len(set(ids))
+    assert {str(a["href"])[1:] for a in real.all("a")} <= set(ids)
+
+
+def test_the_page_is_small(real: Page) -> None:
+    assert len(real.html) < 2_000_000  # without figures, which are as much again
+
+
+def test_claims_come_first_and_what_is_not_reproduced_before_the_rest(real: Page) -> None:
+    sections = [a["id"] for a in real.all("section")]
+    assert sections == ["claims", "figures", "lookup", "tables", "provenance"]
+    verdicts = [str(a["data-verdict"]) for a in real.all("tr") if a.get("data-verdict")]
+    assert len(verdicts) == len(read_rows_of_paper())
+    assert verdicts == sorted(verdicts, key=list(page.VERDICTS).index)
+    assert verdicts[0] == "not reproduced"
+    counted = {str(a["data-verdict"]) for a in real.all("li") if a.get("data-verdict")}
+    assert counted == set(page.VERDICTS)
+    assert (
+        f"{verdicts.count('not reproduced')} of {len(verdicts) - verdicts.count('quoted')} numbers are not" in real.text
+    )
+
+
+def read_rows_of_paper() -> list[str]:
+    return (ROOT / "results" / "paper.csv").read_text(encoding="utf-8").splitlines()[1:]
+
+
+def test_a_claim_has_its_number_error_difference_updates_seeds_and_command(real: Page) -> None:
+    row = re.search(r'<tr id="claim-fewshot\.nll\.first".*?</tr>', real.html, re.DOTALL)
+    assert row
+    text = Page(row[0]).text
+    for part in (
+        "75.1",
+        " ± ",
+        "60,000",
+        "0: ",
+        "1: ",
+        "python -m benchmarks.run fewshot --seeds 0 1",
+        "n = 40",
+        "K = 1000",
+    ):
+        assert part in text
+
+
+def test_each_number_leads_to_rows_with_their_provenance_and_specs(real: Page) -> None:
+    article = re.search(r'<article id="from-table1\.vma\.1\.1">.*?</article>', real.html, re.DOTALL)
+    assert article
+    fields = re.findall(r"<dt>(\w+)</dt><dd>(?:<a [^>]*>)?([^<]*)", article[0])
+    found = dict(reversed(fields))
+    for name in ("commit", "dirty", "device", "dtype", "threads", "n", "data_sha256", "train_commits", "created"):
+        assert found[name]
+    spec = re.search(rf'<pre id="spec-{found["train_id"]}">(.*?)</pre>', real.html, re.DOTALL)
+    assert spec
+    assert json.loads(spec[1].replace("&#34;", '"'))["dataset"] == "omniglot_gmn"
+
+
+def test_rows_of_a_dirty_tree_are_marked(real: Page, small: Path) -> None:
+    assert "Some rows of ablations were made by code that differs from any commit" in real.text
+    rows = [{**row, "dirty": True} for row in read_rows(small / "ablations.jsonl") if row["variant"] == "tied"]
+    append_rows(small / "ablations.jsonl", rows)
+    html = rendered(small).html
+    tied, flat = (
+        re.search(rf'<tr id="claim-ablation\.{name}".*?</tr>', html, re.DOTALL) for name in ("tied", "flat_prior")
+    )
+    assert tied
+    assert flat
+    assert "dirty tree" in tied[0]
+    assert "dirty tree" not in flat[0]
+
+
+def test_a_smoke_page_says_so_in_title_banner_and_watermark_and_judges_nothing(smoke: Page, real: Page) -> None:
+    assert re.search("<title>SMOKE RUN", smoke.html)
+    assert smoke.all("body", **{"class": "smoke"})
+    assert "Smoke run:" in smoke.text
+    assert {a["data-verdict"] for a in smoke.all("tr") if a.get("data-verdict")} == {"other data", "quoted"}
+    assert "SMOKE RUN" not in re.sub(r"<style>.*?</style>", "", real.html, flags=re.DOTALL)
+    assert not real.all("body", **{"class": "smoke"})
+
+
+def test_data_that_stand_in_are_named(small: Path) -> None:
+    for path in small.iterdir():
+        rows = [{**row, "dataset": "folder:mine"} for row in read_rows(path)]
+        path.unlink()
+        append_rows(path, rows)
+    text = rendered(small).text
+    assert "Not the paper's data in places: folder:mine" in text
+    assert "on folder:mine" in text
+    assert "No number has been measured on the paper's data" in text
+
+
+def test_what_is_missing_is_named(small: Path) -> None:
+    found = rendered(small, {})
+    assert "Not run: recall, learned-mnist" in found.text.replace("Not run or not complete", "Not run")
+    assert "Missing: no row of recall" in found.text
+    assert "Not drawn: recall: not run (28 cells)" in found.text
+    assert "Nothing to choose from: lookup: not run" in found.text
+
+
+def test_text_of_rows_is_escaped(small: Path) -> None:
+    rows = [{**row, "device": "<script>alert(1)</script>"} for row in read_rows(small / "ablations.jsonl")]
+    append_rows(small / "ablations.jsonl", rows)
+    html = rendered(small).html
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert" in html
+
+
+def test_equal_results_give_equal_pages(small: Path) -> None:
+    assert rendered(small).html == rendered(small).html
+
+
+def test_lookups_are_packed_without_loss(made: Path) -> None:
+    results = read_results(made)
+    arrays = results.artifact(results.of("lookup").iloc[0])
+    packed = page.lookups(results)
+    assert arrays is not None
+    assert packed is not None
+    assert "<" not in packed
+    data = json.loads(packed)
+    targets, entries, height, width = arrays["memory"].shape
+    assert [data["entries"], data["height"], data["width"]] == [entries, height, width]
+
+    def decoded(name: str) -> np.ndarray[Any, Any]:
+        return np.frombuffer(base64.b64decode(data[name]), np.uint8)
+
+    bits = np.unpackbits(decoded("memory").reshape(targets * entries, -1), axis=1)[:, : height * width]
+    assert np.array_equal(bits.reshape(arrays["memory"].shape), arrays["memory"])
+    assert np.array_equal(decoded("samples").reshape(arrays["samples"].shape), arrays["samples"])
+    assert np.allclose([target["q"] for target in data["targets"]], arrays["q"], atol=1e-5)
+    assert [target["top"] for target in data["targets"]] == arrays["top"].tolist()
+
+
+def test_the_command_writes_tables_figures_and_the_page_without_torch(small: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from reports.__main__ import main; code = main(sys.argv[1:]); "
+        "assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    out = tmp_path / "out"
+    run = subprocess.run(
+        [sys.executable, "-c", script, "--results", str(small), "--out", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    written = [Path(line) for line in run.stdout.splitlines()]
+    assert written[-1] == out / "index.html"
+    assert {path.name for path in written} == {
+        *("ablations.md", "ablations.csv", "ablations.tex"),  # whose figure needs values of each target
+        *(f"classification.{suffix}" for suffix in ("md", "csv", "tex", "svg", "pdf", "png")),
+        "index.html",
+    }
+    assert sorted(written) == sorted(path for path in out.rglob("*") if path.is_file())
+
+
+def test_figures_and_tables_that_are_no_more_are_removed_and_other_files_kept(small: Path, tmp_path: Path) -> None:
+    stale = [tmp_path / "out" / "figures" / "2a.svg", tmp_path / "out" / "tables" / "recall.csv"]
+    other = tmp_path / "out" / "figures" / "mine.svg"
+    for path in (*stale, other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("old", encoding="utf-8")
+    command.write(read_results(small), tmp_path / "out")
+    assert not any(path.exists() for path in stale)
+    assert other.exists()
+
+
+def test_an_error_leaves_what_was_there(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "index.html").write_text("old", encoding="utf-8")
+
+    def broken(*_: Any) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(page, "render", broken)
+    assert command.main(["--results", str(small), "--out", str(out)]) == 1
+    assert [path.name for path in out.iterdir()] == ["index.html"]
+    assert (out / "index.html").read_text(encoding="utf-8") == "old"
+
+
+@pytest.mark.parametrize("content", [None, "", '{"experiment": "recall"}\n'])
+def test_a_folder_without_usable_rows_is_one_line_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    folder = tmp_path / "rows"
+    if content is not None:
+        folder.mkdir()
+        (folder / "recall.jsonl").write_text(content, encoding="utf-8")
+    assert command.main(["--results", str(folder), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_smoke_rows_among_real_ones_are_refused(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**row, "recipe": "smoke"} for row in read_rows(small / "ablations.jsonl")[:1]]
+    append_rows(small / "smoke.jsonl", rows)
+    assert command.main(["--results", str(small), "--out", str(tmp_path / "out")]) == 2
+    assert "smoke" in capsys.readouterr().err
+
+
+def test_help_names_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        command.main(["--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    assert "--results" in said
+    assert "--out" in said
+
+
+def test_every_table_and_figure_has_its_place(real: Page) -> None:
+    ids = {a["id"] for _, a in real.tags if a.get("id")}
+    assert {f"figure-{name}" for name in figures.FIGURES} <= ids
+    assert {f"table-{name}" for name in tables.TABLES} <= ids
