@@ -31,7 +31,7 @@ RECALL_UPDATES = {"paper": 200_000, "grown": 30_000}
 GROWN_EVERY = 6_000  # updates at each of the smaller memory sizes of a memory that grows
 LEARNED_UPDATES = {"learned-mnist": 50_000, "learned-omniglot": 30_000}
 ABLATION_UPDATES = 10_000
-SMOKE_UPDATES = 20
+SMOKE_UPDATES = 100  # one line of the training log
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ def run(options: Options) -> None:
         )
         if size is not None and not classes <= size <= episode.num_entries:
             raise InputError(
-                f"--memory-size is {size}, must lie between the {classes} classes and their {episode.num_entries} entries"
+                f"--memory-size is {size}, must lie between the {classes} classes and their {episode.num_entries} "
+                "entries"
             )
         cells.append(Cell(spec, evaluation))
     tasks.check(cells, data)

@@ -1,0 +1,151 @@
+"""The jobs of a sweep: one training and all its evaluations each, what of them is done, and their JSON."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import measure, store
+from benchmarks.spec import Cell, TrainSpec, eval_spec, identity, train_spec
+from benchmarks.training import run_folder
+from vma import checkpoint
+from vma.data import DataSet
+
+TIMED = "wallclock"  # the task that measures time, for which nothing else may run
+
+Asked = tuple[str, Cell]  # an experiment and one of its cells
+Key = tuple[str, int, str, str, str | None]  # train_id, updates, eval_id, data_sha256, device where times are measured
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run and its evaluations for all experiments, or the cells that measure time.
+
+    With neither `updates` nor `seconds` the model is the one with the shipped weights.
+    """
+
+    name: str
+    cells: tuple[Asked, ...]
+    out: Path  # absolute
+    device: str
+    data: Path | None = None  # absolute; the folder that the user points to
+    updates: int | None = None
+    seconds: float | None = None
+    restart: bool = False  # forget what was trained before `since`
+    since: int | None = None  # seconds since 1970; rows that are older do not count
+    token: str = ""  # of the sweep that it belongs to
+
+    @property
+    def train(self) -> TrainSpec:
+        """What is trained, for all cells."""
+        return self.cells[0][1].train
+
+    @property
+    def timed(self) -> bool:
+        """Whether it measures time."""
+        return self.cells[0][1].eval.task == TIMED
+
+    @property
+    def experiments(self) -> list[str]:
+        """The experiments that ask for its cells."""
+        return list(dict.fromkeys(name for name, _ in self.cells))
+
+    def to_json(self) -> str:
+        """One line."""
+        fields = vars(self) | {"out": str(self.out), "data": None if self.data is None else str(self.data)}
+        return json.dumps(fields | {"cells": [(name, identity(cell)) for name, cell in self.cells]})
+
+
+def from_json(line: str) -> Job:
+    """The job that `Job.to_json` wrote.
+
+    Raises:
+        ValueError: if the line is no JSON.
+        TypeError: if it names a field that there is none of.
+    """
+    fields = json.loads(line)
+    fields["cells"] = tuple((name, _cell(cell)) for name, cell in fields["cells"])
+    return Job(**fields | {"out": Path(fields["out"]), "data": fields["data"] and Path(fields["data"])})
+
+
+def _cell(fields: Mapping[str, Any]) -> Cell:
+    return Cell(**{**fields, "train": train_spec(fields["train"]), "eval": eval_spec(fields["eval"])})
+
+
+def grouped(cells: Iterable[Asked]) -> dict[str, list[Asked]]:
+    """The cells by the name of their job: one for each training, and one for all that measure time."""
+    found: dict[str, list[Asked]] = {}
+    for name, cell in dict.fromkeys(cells):
+        timed = cell.eval.task == TIMED
+        found.setdefault(TIMED if timed else f"{cell.train.model}-{cell.train.train_id}", []).append((name, cell))
+    return found
+
+
+def trained_before(spec: TrainSpec, device: torch.device) -> tuple[int, float]:
+    """The updates of a run that the user's cache holds, and the seconds that they took."""
+    path = run_folder(spec, device) / "checkpoint.safetensors"
+    try:
+        meta = checkpoint.load(path).meta
+    except checkpoint.CheckpointError:
+        return 0, 0.0  # there is none; or it is damaged, and the job that goes on from it will say so
+    return meta["update"], meta["seconds"]
+
+
+def restarts(job: Job, device: torch.device) -> bool:
+    """Whether the training is to begin anew: not where the sweep's own earlier attempt has done so already."""
+    path = run_folder(job.train, device) / "checkpoint.safetensors"
+    return job.restart and not (path.exists() and job.since is not None and path.stat().st_mtime >= job.since)
+
+
+def expected(job: Job, data: DataSet, device: torch.device) -> tuple[str, int] | None:
+    """The train_id and the number of updates of the model that the job will evaluate; None if only training will tell.
+
+    Raises:
+        CheckpointError: if shipped weights are damaged.
+    """
+    if job.updates is None and job.seconds is None:
+        found = measure.shipped(job.train, data, device)
+        return None if found is None else (found.train_id, found.updates)
+    done, spent = (0, 0.0) if restarts(job, device) else trained_before(job.train, device)
+    if job.updates is not None:
+        return job.train.train_id, max(done, job.updates)
+    return (job.train.train_id, done) if job.seconds is not None and done and spent >= job.seconds else None
+
+
+def recorded(out: Path, experiments: Iterable[str], since: int | None) -> dict[str, set[Key]]:
+    """The cells of each experiment that have rows in `out`.
+
+    Raises:
+        InputError: if a file has a bad line.
+    """
+
+    def key(row: Mapping[str, Any]) -> Key:
+        device = None if row["updates"] else row["device"]  # what is untrained is timed
+        return row["train_id"], row["updates"], row["eval_id"], row["data_sha256"], device
+
+    def counts(row: Mapping[str, Any]) -> bool:
+        return since is None or datetime.fromisoformat(row["created"]).timestamp() >= since
+
+    return {name: {key(row) for row in store.read_rows(out / f"{name}.jsonl") if counts(row)} for name in experiments}
+
+
+def missing(
+    job: Job, rows: Mapping[str, set[Key]], model: tuple[str, int] | None, data: DataSet, device: torch.device
+) -> Sequence[Asked]:
+    """The cells of a job that have no row yet, for the model that will be evaluated or that there is."""
+    if job.timed:
+        chip = store.provenance(device)["device"]
+        return [
+            (name, cell)
+            for name, cell in job.cells
+            if (cell.train.train_id, 0, cell.eval.eval_id, data.sha256, chip) not in rows[name]
+        ]
+    if model is None:
+        return job.cells
+    return [
+        (name, cell) for name, cell in job.cells if (*model, cell.eval.eval_id, data.sha256, None) not in rows[name]
+    ]

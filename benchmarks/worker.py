@@ -1,0 +1,166 @@
+"""One job of a sweep in a process of its own: its JSON is the first line on stdin, which is open while it may run."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from filelock import AcquireReturnProxy, FileLock, Timeout
+
+from benchmarks import measure, store, tasks
+from benchmarks.jobs import TIMED, Job, expected, from_json, missing, recorded, restarts
+from benchmarks.sweep import progress_path
+from benchmarks.training import Trained, run_folder, train
+from vma.data import DataSet, load
+from vma.errors import InputError
+from vma.training import NonFiniteBound
+
+WRITE_SECONDS = 1.0  # between two reports of progress
+
+
+class Progress:
+    """Writes how far a job is to its file, whole and at most once a second; a new phase at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.phase, self.written = "", 0.0
+
+    def __call__(self, phase: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if phase == self.phase and now - self.written < WRITE_SECONDS:
+            return
+        if phase != self.phase:
+            print(f"{phase}: {done} of {total}" if total else phase, flush=True)
+        self.phase, self.written = phase, now
+        store.write_text(self.path, json.dumps({"phase": phase, "done": done, "total": total}))
+
+
+def main() -> int:
+    """Do the job; 0, 1 (failed), 2 (bad input); training that is stopped exits by `Stopped`, all else by the signal."""
+    job = from_json(sys.stdin.readline())
+    threading.Thread(target=_stop_with_the_sweep, daemon=True).start()
+    print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {job.name}, process {os.getpid()}", flush=True)
+    progress = Progress(progress_path(job.out, job.name))
+    try:
+        do(job, progress)
+    except InputError as error:
+        print(f"error: {error}", flush=True)
+        return 2
+    except (NonFiniteBound, OSError) as error:
+        print(f"error: {error}", flush=True)
+        return 1
+    return 0
+
+
+def _stop_with_the_sweep() -> None:
+    # os.read and not sys.stdin, whose lock a thread that waits would hold while the interpreter ends
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def do(job: Job, progress: Progress) -> None:
+    """Train or load, evaluate the cells that have no rows yet, and record them.
+
+    Raises:
+        InputError: if data, weights or an earlier state cannot be used.
+        NonFiniteBound: if training breaks.
+        Stopped: after SIGTERM while training, with the state saved.
+    """
+    progress("load", 0, None)
+    device = torch.device(job.device)
+    data = load(job.train.dataset, data=job.data, image_size=job.train.image_size, progress=False)
+    with _only_one(job, progress):
+        rows = recorded(job.out, job.experiments, job.since)  # another sweep may have made some meanwhile
+        if job.timed:
+            _measure_times(job, data, device, progress)
+            return
+        model = expected(job, data, device)
+        if model is not None and not missing(job, rows, model, data, device):
+            print("all cells have their rows", flush=True)
+            return
+        trained = _model(job, data, device, progress)
+        print(f"{measure.describe(trained.spec)}: {trained.updates:,} updates", flush=True)
+        _export_log(job.out, trained, device)
+        _evaluate(job, trained, data, device, progress)
+        measure.offer_weights(trained, data, job.out)
+
+
+def _only_one(job: Job, progress: Progress) -> AcquireReturnProxy:
+    """The lock that the job holds, so that no job on the same training and folder runs beside it."""
+    lock = FileLock(job.out / ".locks" / f"{TIMED if job.timed else job.train.train_id}.lock")
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        progress("wait for another sweep", 0, None)
+        return lock.acquire()
+
+
+def _model(job: Job, data: DataSet, device: torch.device, progress: Progress) -> Trained:
+    if job.updates is None and job.seconds is None:
+        shipped = measure.shipped(job.train, data, device)
+        if shipped is None:
+            raise InputError(f"{measure.weights_path(job.train)} is gone since the sweep began: start it again")
+        return shipped
+    return train(
+        job.train,
+        data,
+        device,
+        updates=job.updates,
+        seconds=job.seconds,
+        restart=restarts(job, device),
+        wait=True,  # a sweep on another folder may be training it
+        progress=lambda done: progress("train", done, job.updates),
+    )
+
+
+def _export_log(out: Path, trained: Trained, device: torch.device) -> None:
+    """Put the training log beside the rows, unless a longer one of the same run is there."""
+    name = f"{trained.spec.model}-{trained.train_id}.jsonl"
+    source = store.ROOT / "results" / "training" / name
+    if not trained.shipped:
+        source = run_folder(trained.spec, device) / "metrics.jsonl"
+    lines = [line for line in store.read_rows(source) if line["update"] <= trained.updates]
+    target = out / "training" / name
+    if lines and len(lines) >= len(store.read_rows(target)):
+        store.write_text(target, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _evaluate(job: Job, trained: Trained, data: DataSet, device: torch.device, progress: Progress) -> None:
+    rows = recorded(job.out, job.experiments, job.since)
+    left = missing(job, rows, (trained.train_id, trained.updates), data, device)
+    # what several experiments ask for is evaluated once
+    groups = tasks.groups({cell.eval: cell for _, cell in left}.values())
+    origin = store.provenance(device)
+    for number, group in enumerate(groups, start=1):
+        phase = f"evaluate {number}/{len(groups)}"
+        results = tasks.evaluate_group(trained, group, data, device, partial(progress, phase))
+        found = {result.cell.eval: result for result in results}
+        for name in job.experiments:
+            own = [
+                replace(found[cell.eval], cell=cell)
+                for experiment, cell in left
+                if experiment == name and cell.eval in found
+            ]
+            if own:
+                measure.record(job.out, name, trained, own, data, origin)
+
+
+def _measure_times(job: Job, data: DataSet, device: torch.device, progress: Progress) -> None:
+    rows = recorded(job.out, job.experiments, job.since)
+    left = missing(job, rows, None, data, device)
+    origin = store.provenance(device)
+    for name in job.experiments:
+        cells = [cell for experiment, cell in left if experiment == name]
+        for trained, result in tasks.time_updates(cells, data, device, partial(progress, "measure time")):
+            measure.record(job.out, name, trained, [result], data, origin)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

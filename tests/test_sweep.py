@@ -1,0 +1,502 @@
+"""The runner: what it plans, what it skips, and what is left of a sweep that was stopped, killed or doubled."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import cli, jobs, run, store, sweep
+from benchmarks.experiments import EXPERIMENTS, Experiment, smoke
+from benchmarks.jobs import Job, from_json
+from benchmarks.spec import Cell, EvalSpec, TrainSpec
+from benchmarks.training import run_folder
+from vma.data import load
+from vma.data.episodes import EpisodeSpec
+from vma.errors import DataUnavailable
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+UPDATES = 120
+
+EPISODE = EpisodeSpec(classes=4, targets_per_class=2, shots=2)
+TRAIN = TrainSpec(recipe="smoke", dataset="strokes", image_size=8, network="tiny", episode=EPISODE, dtype="float32")
+VAE = replace(TRAIN, model="vae", num_samples=1)
+BROKEN = replace(VAE, learning_rate=1e30)
+
+
+def cell(train: TrainSpec, num_samples: int = 2, targets: int = 16, **more: Any) -> Cell:
+    return Cell(train, EvalSpec(EPISODE, num_samples, targets, **more), UPDATES)
+
+
+def declare(name: str, *cells: Cell) -> Callable[[], Experiment]:
+    return lambda: Experiment(name, "", "", cells)
+
+
+TINY = {
+    "one": declare("one", cell(TRAIN), cell(VAE)),
+    "two": declare("two", replace(cell(TRAIN), variant="same"), cell(TRAIN, 3)),
+    "fails": declare("fails", cell(BROKEN), cell(VAE)),
+    "times": declare("times", replace(cell(TRAIN, targets=2, task="wallclock"), updates=None)),
+}
+
+
+def command(*arguments: object) -> int:
+    """The runner within this process, on the tiny experiments."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "EXPERIMENTS", TINY)
+        try:
+            return run.main([*map(str, arguments), "--dtype", "float32"])
+        except SystemExit as stop:
+            return int(stop.code or 0)
+
+
+def start(*arguments: object) -> "subprocess.Popen[str]":
+    """The same in a process of its own."""
+    script = "import sys, test_sweep; sys.exit(test_sweep.command(*sys.argv[1:]))"
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def rows(out: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of an experiment without what may differ between two runs."""
+    found = [{k: v for k, v in row.items() if k not in ("seconds", "created")} for row in read(out, name)]
+    return sorted(found, key=lambda row: (row["train_id"], row["eval_id"], row["metric"]))
+
+
+def read(out: Path, name: str) -> list[dict[str, Any]]:
+    return store.read_rows(out / f"{name}.jsonl")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.02)
+    return found
+
+
+def training_process(out: Path, attempt: int = 1) -> int | None:
+    """The process of the worker that trains, once it does, by the log of its attempt."""
+    for log in (out / "logs").glob("vma-*.log"):
+        parts = log.read_text().split("--- ")[1:]
+        if len(parts) >= attempt and "\ntrain" in parts[attempt - 1]:
+            return int(re.search(r"process (\d+)", parts[attempt - 1])[1])  # type: ignore[index]
+    return None
+
+
+@contextmanager
+def held(process: int) -> Iterator[int]:
+    """A process that stands still meanwhile, so that what happens to it does so in the middle of its training."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield process
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+def runs(process: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing was trained before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rows of `one` and `two` as they are to be."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert command("one", "two", "--out", out) == 0
+    return out
+
+
+def planned(*arguments: str) -> list[Job]:
+    options = cli.parse(run.Options, "", list(arguments))
+    options = replace(options, threads=1, out=Path("/out"))
+    found = run.Data(options)
+    declared = [EXPERIMENTS[name]() for name in run.check(options)]
+    chosen = [smoke(experiment) for experiment in declared] if options.smoke else declared
+    cells = [asked for experiment in chosen for asked in run.resolved(experiment, options, found, CPU)]
+    return run.planned(cells, options, found, CPU, None)
+
+
+def test_what_several_experiments_train_is_trained_once() -> None:
+    plan = planned("all", "--smoke")
+    trained = [job.train for job in plan if not job.timed]
+    assert len({spec.train_id for spec in trained}) == len(trained)
+    (shared,) = [job for job in plan if "samples" in job.experiments]
+    assert {"fewshot", "samples", "lookup", "scaling", "shots", "classification"} <= set(shared.experiments)
+    (timed,) = [job for job in plan if job.timed]
+    assert timed.experiments == ["wallclock"]
+    declared = sum(len(smoke(EXPERIMENTS[name]()).cells) for name in EXPERIMENTS)
+    assert sum(len(job.cells) for job in plan) == declared
+    assert {job.updates for job in plan if not job.timed} == {20}
+
+
+def test_each_seed_is_a_run_of_its_own() -> None:
+    seeds = planned("samples", "--smoke", "--seeds", "0", "1", "2")
+    assert [job.train.seed for job in seeds] == [0, 1, 2]
+    assert {job.cells[0][1].eval.seed for job in seeds} == {0}
+
+
+def test_the_minutes_of_training_are_shared() -> None:
+    shared = planned("samples", "--dataset", "strokes", "--seeds", "0", "1", "--minutes", "1")
+    assert [(job.updates, job.seconds) for job in shared] == [(None, 30.0), (None, 30.0)]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_job_is_one_line_of_json_and_back(name: str) -> None:
+    for job in planned(name, "--smoke", "--seeds", "3"):
+        line = job.to_json()
+        assert "\n" not in line
+        assert from_json(line) == job
+
+
+class AtOnce(Executor):
+    """Each job ends at once, with the next of the codes that its name has."""
+
+    def __init__(self, codes: dict[str, list[int]]) -> None:
+        self.codes, self.ran = codes, []  # type: ignore[var-annotated]
+
+    def submit(self, function: Any, /, *arguments: Any, **_: Any) -> "Future[Any]":
+        job = from_json(arguments[0])
+        self.ran.append(job.name)
+        future: Future[Any] = Future()
+        future.set_result((self.codes[job.name].pop(0), ["the end"]))
+        return future
+
+
+def made_job(name: str, out: Path, asked: Cell | None = None) -> Job:
+    return Job(name, (("one", asked or cell(TRAIN)),), out, "cpu", updates=1)
+
+
+def test_failed_jobs_are_tried_again_and_bad_input_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codes = {"good": [0], "killed": [-9, 1, 0], "bad": [2], "dead": [1, 143, -9]}
+    executor = AtOnce({name: list(part) for name, part in codes.items()})
+    failures = sweep.run_jobs([made_job(name, tmp_path) for name in codes], executor, 2, tmp_path)
+    assert [(f.job.name, f.code, f.attempts, f.tail) for f in failures] == [
+        ("bad", 2, 1, ["the end"]),
+        ("dead", -9, 3, ["the end"]),
+    ]
+    assert sorted(executor.ran) == sorted(name for name, part in codes.items() for _ in part)
+    assert "killed (one): failed (exit code -9), tried again (1 of 2)" in capsys.readouterr().out
+    assert not list((tmp_path / ".locks").glob("sweep-*"))
+
+
+def test_what_measures_time_runs_last_and_alone(tmp_path: Path) -> None:
+    (timed,) = TINY["times"]().cells
+    names = ["wallclock", "a", "b"]
+    executor = AtOnce({"wallclock": [0], "a": [1, 1, 0], "b": [0]})
+    jobs = [made_job(name, tmp_path, timed if name == "wallclock" else None) for name in names]
+    assert sweep.run_jobs(jobs, executor, 2, tmp_path) == []
+    assert executor.ran[-1] == "wallclock"
+    assert len(executor.ran) == 5
+
+
+def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
+    code, (line,) = sweep.run_job(replace(made_job("a", tmp_path / "elsewhere"), token="0").to_json())
+    assert code == 2
+    assert "machines of a cluster need to share --out" in line
+
+
+def test_a_job_stops_when_its_sweep_gives_no_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "POLL", 0.01)
+    monkeypatch.setattr(sweep, "SILENT_POLLS", 20)
+    alive = tmp_path / "sweep-0"
+    alive.touch()
+    started, process = time.monotonic(), subprocess.Popen(["sleep", "60"])
+    try:
+        sweep._wait(process, alive)
+        assert process.poll() is None
+        assert 0.2 <= time.monotonic() - started < 30
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_sweep_whose_scheduler_is_lost_ends(tmp_path: Path) -> None:
+    class Lost(AtOnce):
+        def submit(self, function: Any, /, *arguments: Any, **_: Any) -> "Future[Any]":
+            future: Future[Any] = Future()
+            future.cancel()
+            future.set_running_or_notify_cancel()
+            return future
+
+    with pytest.raises(sweep.ExecutorLost, match="scheduler is lost"):
+        sweep.run_jobs([made_job("a", tmp_path)], Lost({}), 2, tmp_path)
+    assert not list((tmp_path / ".locks").glob("sweep-*"))
+
+
+def test_a_sweep_writes_rows_of_each_experiment_and_what_lies_beside_them(undisturbed: Path) -> None:
+    one, two = rows(undisturbed, "one"), rows(undisturbed, "two")
+    assert len(one) == len(two) == 2 * 4
+    assert {row["updates"] for row in one + two} == {UPDATES}
+    assert {row["variant"] for row in two} == {"same", None}
+    shared = {row["metric"]: row["value"] for row in one if row["model"] == "vma"}
+    assert shared == {row["metric"]: row["value"] for row in two if row["variant"] == "same"}
+    for row in one + two:
+        assert (undisturbed / "artifacts" / f"{row['train_id']}-{UPDATES}-{row['eval_id']}.npz").exists()
+        log = store.read_rows(undisturbed / "training" / f"{row['model']}-{row['train_id']}.jsonl")
+        assert [line["update"] for line in log] == [100]
+    known = {line["id"] for line in store.read_rows(undisturbed / "specs.jsonl")}
+    assert known == {row[key] for row in one + two for key in ("train_id", "eval_id")}
+
+
+def test_what_has_its_rows_is_skipped(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(undisturbed)
+    assert command("one", "two", "--out", undisturbed) == 0
+    assert files(undisturbed) == before
+    said = capsys.readouterr().out
+    assert "2 runs, 2 of them done already" in said
+    assert "2/2" in said
+    assert said.splitlines()[-1].endswith(f"python -m reports --results {undisturbed}")
+
+
+def test_rows_from_before_do_not_count_when_all_is_evaluated_again(undisturbed: Path) -> None:
+    assert len(jobs.recorded(undisturbed, ["one"], None)["one"]) == 2
+    assert jobs.recorded(undisturbed, ["one"], int(time.time()) + 60)["one"] == set()
+
+
+def test_a_dry_run_says_what_is_done_and_writes_nothing(
+    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(undisturbed)
+    assert command("one", "two", "--out", undisturbed, "--updates", 10 * UPDATES, "--dry-run") == 0
+    assert files(undisturbed) == before
+    table = capsys.readouterr().out
+    assert re.search(rf"vma-\w+ +one two +0/3 +{UPDATES}/1,200 +\d+ s +\d+ s\n", table), table
+    assert re.search(r"Time in all, \d+ runs at a time: \d+ s\.", table), table
+    assert command("one", "--out", undisturbed, "--dry-run") == 0
+    assert re.search(rf"vae-\w+ +one +1/1 +{UPDATES}/{UPDATES} +0 s +0 s\n", capsys.readouterr().out)
+    assert command("one", "--seeds", 1, "--out", tmp_path / "new", "--dry-run") == 0
+    assert re.search(rf"vma-\w+ +one +0/1 +0/{UPDATES} +unknown +unknown\n", capsys.readouterr().out)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def scheduler() -> Iterator[str]:
+    distributed = pytest.importorskip("distributed", reason="needs dask, the extra [cluster]")
+    options = {"processes": False, "dashboard_address": None, "host": "127.0.0.1", "protocol": "tcp"}
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, memory_limit=0, **options) as cluster:
+        yield cluster.scheduler_address.replace("tcp", "dask")
+
+
+def test_a_cluster_gives_the_same_results_as_this_machine(
+    undisturbed: Path, tmp_path: Path, scheduler: str, empty_cache: Path
+) -> None:
+    assert command("one", "two", "--out", tmp_path / "out", "--executor", scheduler) == 0
+    assert empty_cache.exists()
+    for name in ("one", "two"):
+        assert rows(tmp_path / "out", name) == rows(undisturbed, name)
+    assert files(tmp_path / "out" / "artifacts") == files(undisturbed / "artifacts")
+    for path in (undisturbed / "training").iterdir():
+        logs = [store.read_rows(folder / "training" / path.name) for folder in (undisturbed, tmp_path / "out")]
+        first, second = ([{k: v for k, v in line.items() if k != "seconds"} for line in log] for log in logs)
+        assert first == second
+
+
+def test_a_job_that_always_dies_is_reported_and_the_others_finish(
+    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("distributed", reason="needs dask, the extra [cluster]")
+    out = tmp_path / "out"
+    assert command("fails", "times", "--out", out, "--retries", 0, "--executor", "dask") == 1
+    said = capsys.readouterr()
+    assert {row["model"] for row in read(out, "fails")} == {"vae"}
+    assert {row["learning_rate"] for row in read(out, "fails")} == {VAE.learning_rate}
+    assert {row["metric"] for row in read(out, "times")} == {"seconds_per_update", "peak_bytes"}
+    assert re.search(
+        r"error: vae-\w+ \(fails\) failed with exit code 1 after 1 attempt; the end of \S+\.log:", said.err
+    )
+    assert "the bound is not finite at update" in said.err
+    assert re.search(r"fails +1/2 ", said.out), said.out
+    assert not list((out / "logs").glob("*.progress"))
+
+
+def test_a_killed_worker_is_replaced_and_its_rows_are_as_if_nothing_had_been(
+    undisturbed: Path, tmp_path: Path, empty_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+
+    def kill() -> None:
+        os.kill(until(lambda: training_process(out)), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert command("one", "two", "--out", out) == 0
+    killer.join()
+    assert "failed (exit code -9), tried again (1 of 2)" in capsys.readouterr().out
+    for name in ("one", "two"):
+        assert rows(out, name) == rows(undisturbed, name)
+
+
+def test_a_sweep_that_was_stopped_and_one_that_was_killed_are_taken_up(
+    undisturbed: Path, tmp_path: Path, empty_cache: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("two", "--out", out, "--jobs", 1)
+    (job,) = planned_tiny("two")
+    checkpoint = run_folder(job.train, CPU) / "checkpoint.safetensors"
+
+    stopped = start(*arguments)
+    with held(until(lambda: training_process(out))) as worker:
+        stopped.send_signal(signal.SIGINT)
+        until(lambda: not list((out / ".locks").glob("sweep-*")))
+        time.sleep(2 * sweep.POLL)
+    _, said = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130
+    assert [line.partition(";")[0] for line in said.splitlines()] == ["stopped"]
+    assert not runs(worker)
+    assert checkpoint.exists()
+    assert read(out, "two") == []
+
+    killed = start(*arguments)
+    with held(until(lambda: training_process(out, attempt=2))) as worker:
+        killed.kill()
+        killed.communicate(timeout=60)
+    until(lambda: not runs(worker))
+    assert read(out, "two") == []
+
+    assert command(*arguments) == 0
+    assert rows(out, "two") == rows(undisturbed, "two")
+    assert not list((out / "logs").glob("*.progress"))
+
+
+def planned_tiny(name: str) -> list[Job]:
+    options = cli.parse(run.Options, "", [name, "--dtype", "float32"])
+    options = replace(options, threads=1)
+    found = run.Data(options)
+    return run.planned(run.resolved(TINY[name](), options, found, CPU), options, found, CPU, None)
+
+
+def test_two_sweeps_at_once_do_no_cell_twice(undisturbed: Path, tmp_path: Path, empty_cache: Path) -> None:
+    out = tmp_path / "out"
+    other = start("two", "--out", out)
+    until(lambda: training_process(out))
+    (log,) = (out / "logs").glob("*.log")
+
+    def hold() -> None:
+        with held(until(lambda: training_process(out))):
+            until(lambda: "wait for another sweep" in log.read_text())
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert command("two", "--out", out) == 0
+    holder.join()
+    _, said = other.communicate(timeout=60)
+    assert other.returncode == 0, said
+    assert rows(out, "two") == rows(undisturbed, "two")
+    assert "all cells have their rows" in log.read_text()
+
+
+def test_the_own_cluster_is_open_to_this_machine_alone() -> None:
+    pytest.importorskip("distributed", reason="needs dask, the extra [cluster]")
+    psutil = pytest.importorskip("psutil")
+
+    def listening() -> set[Any]:
+        return {c.laddr for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN}
+
+    before = listening()
+    with sweep.open_executor("dask", 2) as executor:
+        assert executor.submit(os.getpid).result() == os.getpid()
+        opened = listening() - before
+    assert {address.ip for address in opened} <= {"127.0.0.1"}
+
+
+MISTAKES = {
+    "no name": ([], "no experiment is named"),
+    "an unknown name": (["scalling"], "'scalling' is no experiment: give one or more of one, two"),
+    "two limits": (["one", "--updates", "3", "--minutes", "1"], "--updates and --minutes"),
+    "smoke on other data": (["one", "--smoke", "--dataset", "strokes"], "--smoke has data of its own"),
+    "smoke among real rows": (["one", "--smoke", "--out", str(ROOT / "results")], "--smoke writes no rows to"),
+    "no job at all": (["one", "--jobs", "0"], "--jobs is 0"),
+    "one target": (["one", "--targets", "1"], "--targets is 1"),
+    "a seed below zero": (["one", "--seeds", "0", "-1"], "--seeds is -1"),
+    "an unknown executor": (["one", "--executor", "slurm"], "must be local, dask or dask://HOST:PORT"),
+    "a scheduler on another machine": (["one", "--executor", "dask://10.0.0.7:8786"], "has no TLS"),
+    "a scheduler by its name": (["one", "--executor", "dask://gpu7:8786"], "has no TLS"),
+    "jobs of a cluster": (["one", "--executor", "dask://127.0.0.1:1", "--jobs", "2"], "up to its workers"),
+    "another command's name": (["one", "memory-size"], "memory-size is run alone"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_costs_one_line(
+    mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, words = MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    assert command(*arguments) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1, said
+    assert said.startswith("error: ")
+    assert words in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_dask_one_line_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert command("one", "--executor", "dask") == 2
+    assert "pip install 'vma[cluster]'" in capsys.readouterr().err
+
+
+def only(*names: str) -> Callable[..., Any]:
+    """A loader by which these names can be had, all with the same small images."""
+
+    def find(name: str, **_: Any) -> Any:
+        if name not in names:
+            raise DataUnavailable(f"{name} is nowhere", ("cache: not there",))
+        return replace(load("strokes", image_size=8), name=name)
+
+    return find
+
+
+def test_data_that_cannot_be_had_are_replaced_only_when_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = replace(TRAIN, dataset="mnist_larochelle")
+    monkeypatch.setitem(TINY, "digits", declare("digits", cell(digits)))
+    arguments = ["digits", "--out", tmp_path / "out", "--dry-run"]
+
+    monkeypatch.setattr(run, "load", only("mnist_gmn", "strokes"))
+    assert command(*arguments) == 2
+    said = capsys.readouterr().err
+    assert "--stand-ins takes mnist_gmn in its place" in said
+    assert said.splitlines()[-1].endswith("--dataset strokes")
+
+    assert command(*arguments, "--stand-ins") == 0
+    assert capsys.readouterr().out.startswith("mnist_gmn STANDS IN FOR mnist_larochelle")
+
+    monkeypatch.setattr(run, "load", only("strokes"))
+    assert command(*arguments, "--stand-ins", "--fallback", "strokes") == 0
+    assert "BUILT-IN CHARACTERS (strokes), NOT THE PAPER'S DATA" in capsys.readouterr().out
