@@ -15,6 +15,7 @@ from reports.claims import assess
 from reports.results import read_results
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the extra test")
+wait = pytest.importorskip("selenium.webdriver.support.wait", reason="needs selenium, of the extra test")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -70,6 +71,8 @@ def opened(browser: Any, html: Path) -> Callable[..., Any]:
             browser.get_log(log)  # what came before does not count
         browser.get("about:blank")
         browser.get(html.as_uri())
+        if scripts:  # on a busy machine the page is there before its scripts have run
+            wait.WebDriverWait(browser, 60).until(lambda driver: every(driver, "#lookup-tool:not([hidden])"))
         return browser
 
     return open_page

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from benchmarks import cli, jobs, run, store, sweep
-from benchmarks.experiments import EXPERIMENTS, Experiment, smoke
+from benchmarks.experiments import EXPERIMENTS, SMOKE_UPDATES, Experiment, smoke
 from benchmarks.jobs import Job, from_json
 from benchmarks.spec import Cell, EvalSpec, TrainSpec
 from benchmarks.training import run_folder
@@ -158,7 +158,7 @@ def test_what_several_experiments_train_is_trained_once() -> None:
     assert timed.experiments == ["wallclock"]
     declared = sum(len(smoke(EXPERIMENTS[name]()).cells) for name in EXPERIMENTS)
     assert sum(len(job.cells) for job in plan) == declared
-    assert {job.updates for job in plan if not job.timed} == {20}
+    assert {job.updates for job in plan if not job.timed} == {SMOKE_UPDATES}
 
 
 def test_each_seed_is_a_run_of_its_own() -> None:
