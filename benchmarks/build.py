@@ -17,13 +17,13 @@ from vma.networks import Sizes
 from vma.objectives import Terms, geometric_leave_one_out
 
 MODELS = ("vma", "soft", "vae")
-NETWORKS = ("paper", "small", "mlp", "tiny", "tiny-mlp")
+NETWORKS = ("paper", "narrow", "small", "mlp", "tiny", "tiny-mlp")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def sizes(spec: TrainSpec) -> Sizes:
-    """The network family of a spec. `small` is the reduced one of Table 1: 32 maps in each layer and no hidden layer in
-    the heads. The tiny ones are for smoke runs.
+    """The network family of a spec. `narrow` has 32 maps in each layer, as with a learned memory under regularisation;
+    `small`, the reduced one of Table 1, has no hidden layer in the heads either. The tiny ones are for smoke runs.
 
     Raises:
         InputError: for another name.
@@ -31,6 +31,8 @@ def sizes(spec: TrainSpec) -> Sizes:
     image = (1, spec.image_size, spec.image_size)
     if spec.network == "paper":
         return ConvSizes(image=image)
+    if spec.network == "narrow":
+        return ConvSizes(image=image, widths=(32,) * 6)
     if spec.network == "small":
         return ConvSizes(image=image, widths=(32,) * 6, hidden=None)
     if spec.network == "mlp":

@@ -34,10 +34,10 @@ class Measured:
                     updates[_like(spec)].append(lines[-1]["seconds"] / lines[-1]["update"])
             for path in sorted(folder.glob("*.jsonl")):
                 for row in store.read_rows(path):
-                    spec = specs.get(row.get("train_id"))
-                    if spec is not None and row["seconds"] and row["n"]:
-                        key = (*_like(spec), row["num_samples"], row["memory_size"])
-                        targets[key].append(row["seconds"] / row["n"])
+                    spec, evaluation = specs.get(row.get("train_id")), specs.get(row.get("eval_id"))
+                    if spec is not None and evaluation is not None and row["seconds"]:
+                        key = (*_like(spec), evaluation.get("task"), row["num_samples"], row["memory_size"])
+                        targets[key].append(row["seconds"] / evaluation["targets"])
         self.seconds_per_update: Speeds = {key: statistics.median(values) for key, values in updates.items()}
         self.seconds_per_target: Speeds = {key: statistics.median(values) for key, values in targets.items()}
 
@@ -56,7 +56,7 @@ class Measured:
         total = 0.0
         for cell in {(cell.train, cell.eval): cell for _, cell in left}.values():
             row = cell.row()
-            key = (*_like(identity(cell.train)), row["num_samples"], row["memory_size"])
+            key = (*_like(identity(cell.train)), cell.eval.task, row["num_samples"], row["memory_size"])
             if key not in self.seconds_per_target:
                 return None
             total += self.seconds_per_target[key] * cell.eval.targets

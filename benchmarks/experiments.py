@@ -139,14 +139,14 @@ def learned_mnist() -> Experiment:
 
 
 def learned_omniglot() -> Experiment:
-    """Entries have the shape of an image, so that the same networks take them (open in the text); "32 feature maps" is
-    the reduced network; K = 5,000 on 500 fixed targets for the regularised ones.
+    """Entries have the shape of an image, so that the same networks take them (open in the text); the regularised ones
+    have 32 feature maps, and K = 5,000 on 500 fixed targets.
     """
     plain = TrainSpec(dataset="omniglot28", image_size=28, episode=EpisodeSpec("none"))
-    small = replace(plain, network="small", weight_decay=3e-4)
+    narrow = replace(plain, network="narrow", weight_decay=3e-4)
     trainings = [replace(plain, learned_entries=entries) for entries in LEARNED_OMNIGLOT_ENTRIES]
     cells = [cell for train in trainings for cell in learned_cells(train, "learned-omniglot", (1000, 200))]
-    regularised = [replace(small, learned_entries=256), replace(small, model="vae", num_samples=1)]
+    regularised = [replace(narrow, learned_entries=256), replace(narrow, model="vae", num_samples=1)]
     cells += [cell for train in regularised for cell in learned_cells(train, "learned-omniglot", (5000, 500))]
     cells += learned_cells(replace(plain, model="vae", num_samples=1), "learned-omniglot", (1000, 200))
     return Experiment("learned-omniglot", "4.2", "a memory that is learned, on 28x28 Omniglot", tuple(cells))

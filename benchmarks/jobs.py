@@ -36,6 +36,7 @@ class Job:
     updates: int | None = None
     seconds: float | None = None
     restart: bool = False  # forget what was trained before `since`
+    ship: bool = False  # whether its weights go beside committed rows
     since: int | None = None  # seconds since 1970; rows that are older do not count
     token: str = ""  # of the sweep that it belongs to
 

@@ -81,10 +81,15 @@ def ship(trained: Trained, data: DataSet, folder: Path) -> Path:
 
 
 def offer_weights(trained: Trained, data: DataSet, out: Path) -> None:
-    """Ship the weights beside the committed rows, if these are where the rows go and the weights were trained here."""
+    """Ship the weights beside the committed rows, if these are where the rows go, the weights were trained here, and
+    none of as many updates are there.
+    """
     committed = out.resolve() == (store.ROOT / "results").resolve()
     if committed and not trained.shipped and data.name in DATASETS and data.name != "strokes":
-        print(f"weights: {ship(trained, data, WEIGHTS)}")
+        path = weights_path(trained.spec)
+        there = checkpoint.load(path, previous=False).meta["update"] if path.exists() else 0
+        if trained.updates > there:
+            print(f"weights: {ship(trained, data, WEIGHTS)}")
 
 
 def obtain(

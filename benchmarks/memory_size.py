@@ -70,6 +70,8 @@ def run(options: Options) -> None:
     trained = trained_at(options.checkpoint, data, device)
     spec = replace(spec, dataset=data.name, dtype=resolve_dtype(options, device), threads=resolve_threads(options))
     cells = []
+    if spec.model == "vae" and len(options.classes) * len(options.shots) * max(1, len(options.memory_size)) > 1:
+        raise InputError("a plain VAE has no memory to sweep over: give one of --classes, --shots and --memory-size")
     for classes, shots, size in itertools.product(options.classes, options.shots, options.memory_size or (None,)):
         episode = EpisodeSpec(options.protocol, classes, targets_per_class=1, shots=shots, target_classes=1)
         evaluation = EvalSpec(

@@ -52,8 +52,8 @@ class Options(TrainingOptions):
     smoke: bool = False
     """The same experiments on built-in characters with tiny networks, in minutes; their numbers say nothing."""
     minutes: float | None = None
-    """Train, where there are no weights, for this many minutes in all, in equal parts (default: the declared numbers of
-    updates).
+    """Train, where there are no weights, for this many minutes in all, in equal parts, --jobs at a time (default: the
+    declared numbers of updates).
     """
     seeds: tuple[int, ...] = (0,)
     """Of initial weights, training episodes and samples: each makes runs of its own. Evaluation has a seed of its own,
@@ -71,6 +71,8 @@ class Options(TrainingOptions):
     """local; dask, a cluster in this process; or dask://HOST:PORT, a scheduler. It and its workers need vma, the data
     and --out on a file system that they share; and TLS in dask's configuration if it is on another machine.
     """
+    ship: bool = False
+    """With --out results: put the trained weights there too, in half precision, for all commands to take."""
     retries: int = 2
     """How often a run that failed is tried again."""
     dry_run: bool = False
@@ -95,8 +97,9 @@ def run(options: Options) -> None:
     for note in notes:
         print(f"{note}.")
     since = started if options.again or options.from_scratch else None
-    plans = [plan(job, found.of(job.train), device) for job in planned(cells, options, found, device, since)]
     at_once = options.jobs or default_jobs(device, options.threads or 1)
+    planned_jobs = planned(cells, options, found, device, since, at_once)
+    plans = [plan(job, found.of(job.train), device) for job in planned_jobs]
     if options.dry_run:
         print(dry_run(plans, device, options.out, at_once))
         return
@@ -142,6 +145,8 @@ def check(options: Options) -> list[str]:
     real = store.ROOT / "results"
     for wrong, words_ in (
         (options.updates and options.minutes, "--updates and --minutes: give one of them"),
+        (options.minutes and len(options.seeds) > 1, "--minutes with several --seeds: give --updates, equal for all"),
+        (options.ship and options.out.resolve() != real, f"--ship puts weights into {real}: give --out results"),
         (options.smoke and (options.dataset or options.image_size), "--smoke has data of its own: leave out --dataset"),
         (options.smoke and options.minutes, "--smoke has few updates: leave out --minutes"),
         (options.smoke and options.out.resolve() == real, f"--smoke writes no rows to {real}: give another --out"),
@@ -219,9 +224,11 @@ def resolved(experiment: Experiment, options: Options, found: Data, device: torc
 
 
 def planned(
-    cells: Sequence[Asked], options: Options, found: Data, device: torch.device, since: int | None
+    cells: Sequence[Asked], options: Options, found: Data, device: torch.device, since: int | None, at_once: int
 ) -> list[Job]:
-    """The jobs of a sweep, whether done or not."""
+    """The jobs of a sweep, whether done or not; minutes are shared by the trainings, `at_once` of which run at a
+    time.
+    """
     jobs = [
         Job(
             name,
@@ -230,13 +237,14 @@ def planned(
             str(device),
             None if options.data is None else options.data.absolute(),
             restart=options.from_scratch,
+            ship=options.ship,
             since=since,
         )
         for name, part in grouped(cells).items()
     ]
     to_train = [job for job in jobs if not job.timed and not _is_shipped(job, options, found, device)]
     if options.minutes is not None:
-        share = options.minutes * 60 / max(1, len(to_train))
+        share = options.minutes * 60 * at_once / max(1, len(to_train))
         trained = {job.name: replace(job, seconds=share) for job in to_train}
     else:
         trained = {job.name: replace(job, updates=options.updates or _declared_updates(job)) for job in to_train}

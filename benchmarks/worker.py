@@ -87,9 +87,10 @@ def do(job: Job, progress: Progress) -> None:
             return
         trained = _model(job, data, device, progress)
         print(f"{measure.describe(trained.spec)}: {trained.updates:,} updates", flush=True)
-        _export_log(job.out, trained, device)
+        _export_log(job, trained, device)
         _evaluate(job, trained, data, device, progress)
-        measure.offer_weights(trained, data, job.out)
+        if job.ship:
+            measure.offer_weights(trained, data, job.out)
 
 
 def _only_one(job: Job, progress: Progress) -> AcquireReturnProxy:
@@ -120,15 +121,15 @@ def _model(job: Job, data: DataSet, device: torch.device, progress: Progress) ->
     )
 
 
-def _export_log(out: Path, trained: Trained, device: torch.device) -> None:
+def _export_log(job: Job, trained: Trained, device: torch.device) -> None:
     """Put the training log beside the rows, unless a longer one of the same run is there."""
     name = f"{trained.spec.model}-{trained.train_id}.jsonl"
     source = store.ROOT / "results" / "training" / name
     if not trained.shipped:
         source = run_folder(trained.spec, device) / "metrics.jsonl"
     lines = [line for line in store.read_rows(source) if line["update"] <= trained.updates]
-    target = out / "training" / name
-    if lines and len(lines) >= len(store.read_rows(target)):
+    target = job.out / "training" / name
+    if lines and (job.restart or len(lines) >= len(store.read_rows(target))):
         store.write_text(target, "".join(json.dumps(line) + "\n" for line in lines))
 
 

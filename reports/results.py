@@ -259,7 +259,12 @@ def _that_count(rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
             chosen = own if (part.dataset == own).any() else part.dataset.iloc[-1] if len(part) else own
             left_out += _left_out(part[part.dataset != chosen], "dataset", f"there are rows on {chosen}")
             part = part[part.dataset == chosen]
-        part = part.drop_duplicates([*CELL, "train_seed", "updates"], keep="last")
+        # of the same cell the row of the most targets counts, and of several such the last
+        part = part.sort_values("n", kind="stable")
+        same = part.duplicated([*CELL, "train_seed", "updates"], keep="last")
+        smaller = same & (part.n < part.groupby([*CELL, "train_seed", "updates"], dropna=False).n.transform("max"))
+        left_out += _left_out(part[smaller], "n", "there are rows of the same cells over more targets")
+        part = part[~same]
         declared_keys = {key for cell in CELLS.get(experiment, ()) for key in cell}
         varied = {"model", "read", "targets", "metric", "rule"} | declared_keys
         told = [key for key in CELL if key in varied or experiment not in CELLS]

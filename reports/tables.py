@@ -118,10 +118,10 @@ def scaling_grid(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(list(rows))
     keys = ["classes", "shots", "memory_size", "num_samples", "n", "updates"]
     lines = []
-    for key, part in frame.groupby(keys, sort=True):
+    for key, part in frame.groupby(keys, sort=True, dropna=False):  # null for a model without memory
         values = part.drop_duplicates("metric", keep="last").set_index("metric")
         cells = [_value(values.value.get(m), values.stderr.get(m)) for m in ("nll", "kl_a", "kl_z")]
-        lines.append([*(f"{k:.0f}" for k in key), *cells])
+        lines.append([*(_count(k) for k in key), *cells])
     return pd.DataFrame(lines, columns=["classes", "shots", "|M|", "K", "n", "updates", "NLL", "KL_a", "KL_z"])
 
 
@@ -454,6 +454,10 @@ def _whole(numbers: "pd.Series[Any]") -> list[str]:
 
 def _plain(numbers: "pd.Series[Any]", digits: int = 1) -> list[str]:
     return ["" if pd.isna(number) else f"{number:.{digits}f}" for number in numbers]
+
+
+def _count(value: Any) -> str:
+    return "-" if pd.isna(value) else f"{value:.0f}"
 
 
 def _value(value: float | None, stderr: float | None = None, digits: int = 1) -> str:

@@ -179,6 +179,22 @@ def test_what_scaling_costs_is_the_excess_over_the_optimum(tmp_path: Path) -> No
     assert outcome.verdict == "near"
 
 
+def test_a_model_that_ignores_its_memory_does_not_scale_well(tmp_path: Path) -> None:
+    outcome = outcomes(tmp_path, invented("scaling"))["scaling.excess"]
+    assert outcome.value == pytest.approx(-math.log(144))
+    assert outcome.verdict == "not reproduced"
+
+
+def test_differences_are_taken_after_equal_numbers_of_updates(tmp_path: Path) -> None:
+    rows = invented("ablations")
+    for row in only(rows, variant="tied"):
+        row["updates"] = 12_000
+    found = outcomes(tmp_path, rows)
+    assert found["ablation.tied"].verdict == "not run"
+    assert "after equal numbers of updates" in found["ablation.tied"].missing
+    assert found["ablation.flat_prior"].verdict == "reproduced"
+
+
 def test_learned_addresses_are_judged_by_the_median_of_the_sizes(tmp_path: Path) -> None:
     rows = invented("learned-omniglot")
     short = {64: 0.1, 128: 0.2, 256: 0.3, 512: 0.4, 1024: 0.5, 2048: 5.0}
@@ -195,6 +211,20 @@ def test_that_a_model_overfits_is_missed_by_a_lower_nll(tmp_path: Path) -> None:
     assert found["learned-omniglot.test"].verdict == "not reproduced"
     assert found["learned-omniglot.train"].verdict == "not reproduced"
     assert found["learned-omniglot.train"].difference == 40
+
+
+@pytest.mark.parametrize(("train", "verdict"), [(79.0, "reproduced"), (82.0, "near"), (170.0, "not reproduced")])
+def test_a_model_that_has_learned_nothing_does_not_overfit(tmp_path: Path, train: float, verdict: str) -> None:
+    rows = invented("learned-omniglot", value=170.0)
+    for row in only(rows, split="train"):
+        row["value"] = train
+    outcome = outcomes(tmp_path, rows)["learned-omniglot.test"]
+    assert outcome.verdict == verdict
+    assert outcome.value == 170.0
+
+
+def test_no_run_has_failed_before_it_had_its_updates(tmp_path: Path) -> None:
+    assert outcomes(tmp_path, invented("recall", updates=30_000))["recall.fails"].verdict == "not run"
 
 
 @pytest.mark.parametrize(

@@ -81,27 +81,30 @@ def test_scaling_evaluates_one_point(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.splitlines()[-1].startswith(BUILT_IN)
 
 
-def test_a_sweep_over_memory_sizes_takes_any_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = load("strokes", image_size=8)
-    for model in ("vma", "soft", "vae"):
-        read = "features" if model == "soft" else None
-        spec = TrainSpec(model=model, read=read, dataset="strokes", image_size=8, network="tiny", threads=1)
-        train(spec, data, torch.device("cpu"), updates=1)
-        checkpoint = run_folder(spec, torch.device("cpu")) / "checkpoint.safetensors"
-        out = tmp_path / model
-        sweep = ["--classes", "2", "4", "--shots", "1", "3", "--memory-size", "4", "--targets", "3", "--threads", "1"]
-        arguments = ["--checkpoint", str(checkpoint), "--image-size", "8", "--out", str(out), *sweep]
-        refused = call(memory_size, *arguments)
-        assert refused == 2  # 2 classes x 1 example are fewer than 4 entries
-        assert "--memory-size is 4, must lie between" in capsys.readouterr().err
-        assert not out.exists()
-        arguments[arguments.index("1")] = "2"
-        assert call(memory_size, *arguments) == 0
-        nll = [row for row in store.read_rows(out / "memory-size.jsonl") if row["metric"] == "nll"]
-        assert len(nll) == 4
-        assert {row["memory_size"] for row in nll} == {None if model == "vae" else 4}
-        assert {row["updates"] for row in nll} == {1}
-        assert capsys.readouterr().out.splitlines()[-1].endswith("memory-size.jsonl.")
+@pytest.mark.parametrize("model", ["vma", "soft", "vae"])
+def test_a_sweep_over_memory_sizes_takes_any_checkpoint(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = "features" if model == "soft" else None
+    spec = TrainSpec(model=model, read=read, dataset="strokes", image_size=8, network="tiny", threads=1)
+    train(spec, load("strokes", image_size=8), torch.device("cpu"), updates=1)
+    checkpoint = run_folder(spec, torch.device("cpu")) / "checkpoint.safetensors"
+    shared = ["--checkpoint", str(checkpoint), "--image-size", "8", "--out", str(tmp_path / "out")]
+    shared += ["--targets", "3", "--threads", "1"]
+    sweep = ["--classes", "2", "4", "--shots", "1", "3", "--memory-size", "4"]
+    assert call(memory_size, *shared, *sweep) == 2
+    wrong = "has no memory to sweep over" if model == "vae" else "--memory-size is 4, must lie between"
+    assert wrong in capsys.readouterr().err  # 2 classes x 1 example are fewer than 4 entries
+    assert not (tmp_path / "out").exists()
+    sweep[4] = "2"
+    assert call(memory_size, *shared, *(sweep if model != "vae" else [])) == 0
+    nll = [row for row in store.read_rows(tmp_path / "out" / "memory-size.jsonl") if row["metric"] == "nll"]
+    assert len(nll) == (1 if model == "vae" else 4)
+    assert {row["memory_size"] for row in nll} == {None if model == "vae" else 4}
+    assert {row["updates"] for row in nll} == {1}
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1].endswith("memory-size.jsonl.")
+    assert sum("±" in line and "standard error" not in line for line in printed) == len(nll)
 
 
 def test_a_sweep_over_memory_sizes_needs_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

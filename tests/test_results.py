@@ -83,6 +83,15 @@ def test_of_a_cell_the_last_row_of_each_seed_counts(tmp_path: Path) -> None:
     assert results.left_out == ()
 
 
+def test_of_a_cell_the_row_of_the_most_targets_counts(tmp_path: Path) -> None:
+    results = read_results(
+        write(tmp_path, {"value": 1.0, "n": 1000}, {"value": 2.0, "n": 1000}, {"value": 3.0, "n": 2})
+    )
+    assert list(results.rows.value) == [2.0]
+    [line] = results.left_out
+    assert line.endswith("since there are rows of the same cells over more targets")
+
+
 def test_the_largest_number_of_updates_counts_not_the_best_value(tmp_path: Path) -> None:
     rows = {"updates": 50, "value": 1.0}, {"updates": 100, "value": 9.0}, {"updates": 60, "train_seed": 1, "value": 2.0}
     results = read_results(write(tmp_path, *rows))

@@ -145,7 +145,7 @@ def planned(*arguments: str) -> list[Job]:
     declared = [EXPERIMENTS[name]() for name in run.check(options)]
     chosen = [smoke(experiment) for experiment in declared] if options.smoke else declared
     cells = [asked for experiment in chosen for asked in run.resolved(experiment, options, found, CPU)]
-    return run.planned(cells, options, found, CPU, None)
+    return run.planned(cells, options, found, CPU, None, 1)
 
 
 def test_what_several_experiments_train_is_trained_once() -> None:
@@ -168,8 +168,8 @@ def test_each_seed_is_a_run_of_its_own() -> None:
 
 
 def test_the_minutes_of_training_are_shared() -> None:
-    shared = planned("samples", "--dataset", "strokes", "--seeds", "0", "1", "--minutes", "1")
-    assert [(job.updates, job.seconds) for job in shared] == [(None, 30.0), (None, 30.0)]
+    shared = planned("shots", "--dataset", "strokes", "--minutes", "1")
+    assert [(job.updates, job.seconds) for job in shared] == [(None, 15.0)] * 4
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -394,7 +394,7 @@ def planned_tiny(name: str) -> list[Job]:
     options = cli.parse(run.Options, "", [name, "--dtype", "float32"])
     options = replace(options, threads=1)
     found = run.Data(options)
-    return run.planned(run.resolved(TINY[name](), options, found, CPU), options, found, CPU, None)
+    return run.planned(run.resolved(TINY[name](), options, found, CPU), options, found, CPU, None, 1)
 
 
 def test_two_sweeps_at_once_do_no_cell_twice(undisturbed: Path, tmp_path: Path, empty_cache: Path) -> None:
