@@ -51,8 +51,8 @@ STAND_INS = ("mnist_gmn", "omniglot28_resampled")
 
 # What was found where a claim misses, by id or by the part of it before a dot.
 NOTES: dict[str, str] = {
-    "scaling.excess": "The number of samples decides: with K = 1,000 the same weights show no excess (4 examples a class, "
-    "the first 200 of the targets); with K = 4 few samples find the class, and the bound is loose.",
+    "scaling.excess": "The number of samples decides: with K = 1,000 the same weights show no excess (4 examples a "
+    "class, the first 200 of the targets); with K = 4 few samples find the class, and the bound is loose.",
     "classification": "Decoding every entry (the rule by likelihood) classifies far better than q(a|x) with the same "
     "weights: the addresses lag behind the decoder at this number of updates.",
     "table1.vma": "The paper does not say how many updates it made; the validation bound still rose when ours stopped.",
