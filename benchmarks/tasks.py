@@ -73,15 +73,19 @@ def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     found: dict[Any, list[Cell]] = {}
     for cell in cells:
         evaluation = cell.eval
-        together = (
-            cell.train.model in ("vma", "soft")
-            and cell.train.learned_entries is None
-            and evaluation.task is None
-            and evaluation.episode.num_targets == 1
-        )
         protocol, unlike = evaluation.episode.protocol, replace(evaluation, episode=EpisodeSpec(), memory_size=None)
-        found.setdefault((cell.train, protocol, unlike) if together else cell, []).append(cell)
+        found.setdefault((cell.train, protocol, unlike) if _shares(cell) else cell, []).append(cell)
     return list(found.values())
+
+
+def _shares(cell: Cell) -> bool:
+    """Whether a cell's one target an episode can be evaluated with other memories beside it."""
+    return (
+        cell.train.model in ("vma", "soft")
+        and cell.train.learned_entries is None
+        and cell.eval.task is None
+        and cell.eval.episode.num_targets == 1
+    )
 
 
 def check(cells: Iterable[Cell], data: DataSet) -> None:
@@ -115,7 +119,7 @@ def evaluate_group(
     """
     torch.set_num_threads(group[0].eval.threads)
     started = time.monotonic()
-    if len(group) > 1:
+    if _shares(group[0]):
         return _memories(trained, group, data, device, progress)
     cell = group[0]
     metrics, arrays = TASKS[cell.eval.task](trained, cell.eval, data, device, progress)
