@@ -35,6 +35,11 @@ from vma.errors import DataUnavailable, InputError
 OUT, SMOKE_OUT = Path("reproduced"), Path("smoke")
 
 
+def _described(name: str) -> str:
+    experiment = EXPERIMENTS[name]()
+    return f"{name} ({experiment.paper}): {experiment.what}"
+
+
 @dataclass(frozen=True)
 class Options(TrainingOptions):
     """Run experiments of the paper by their names, or `all`; what has its rows in --out is skipped.
@@ -47,7 +52,7 @@ class Options(TrainingOptions):
     names: Annotated[
         tuple[str, ...],
         tyro.conf.Positional,
-        tyro.conf.arg(metavar="NAME ...", help=f"{', '.join(EXPERIMENTS)}; or all"),
+        tyro.conf.arg(metavar="NAME ...", help=f"{'; '.join(map(_described, EXPERIMENTS))}. Or all."),
     ] = ()
     smoke: bool = False
     """The same experiments on built-in characters with tiny networks, in minutes; their numbers say nothing."""

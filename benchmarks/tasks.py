@@ -117,11 +117,11 @@ def evaluate_group(
     Args:
         progress: told how many of how many episodes are done.
     """
-    torch.set_num_threads(group[0].eval.threads)
-    started = time.monotonic()
-    if _shares(group[0]):
-        return _memories(trained, group, data, device, progress)
     cell = group[0]
+    torch.set_num_threads(cell.eval.threads)
+    if _shares(cell):
+        return _memories(trained, group, data, device, progress)
+    started = time.monotonic()
     metrics, arrays = TASKS[cell.eval.task](trained, cell.eval, data, device, progress)
     return [Result(cell, metrics, arrays, time.monotonic() - started)]
 
@@ -176,18 +176,7 @@ def _soft_scores(
         def told(done: int, total: int, before: int = i) -> None:
             progress(total * before + done, total * len(group))
 
-        evaluation = cell.eval
-        scores.append(
-            evaluate(
-                model,
-                draw(data, evaluation, device),
-                _told(evaluation.steps, told),
-                evaluation.num_samples,
-                seed=evaluation.seed,
-                dtype=DTYPES[evaluation.dtype],
-                encode=known,
-            )
-        )
+        scores.append(_scores(model, cell.eval, data, device, told, known))
     return scores
 
 
@@ -198,17 +187,29 @@ def _told(items: Sequence[Item], progress: Progress) -> Iterator[Item]:
     progress(len(items), len(items))
 
 
-def _bound(
-    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    scores = evaluate(
-        trained.model,
+def _scores(
+    model: nn.Module,
+    evaluation: EvalSpec,
+    data: DataSet,
+    device: torch.device,
+    progress: Progress,
+    encode: Callable[[Episode], Any] | None = None,
+) -> Scores:
+    return evaluate(
+        model,
         draw(data, evaluation, device),
         _told(evaluation.steps, progress),
         evaluation.num_samples,
         seed=evaluation.seed,
         dtype=DTYPES[evaluation.dtype],
+        encode=encode,
     )
+
+
+def _bound(
+    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    scores = _scores(trained.model, evaluation, data, device, progress)
     metrics = bound_metrics(scores, evaluation, data, trained.spec.model != "vae")
     return metrics, bound_arrays(scores)
 
