@@ -15,6 +15,7 @@ from vma.data import DataSet
 from vma.errors import InputError
 from vma.networks import Sizes
 from vma.objectives import Terms, geometric_leave_one_out
+from vma.reference import ReferenceAddressing
 
 MODELS = ("vma", "soft", "vae")
 NETWORKS = ("paper", "narrow", "small", "mlp", "tiny", "tiny-mlp")
@@ -57,7 +58,7 @@ def build_model(spec: TrainSpec, data: DataSet, device: torch.device) -> nn.Modu
         torch.manual_seed(spec.seed)
         model: nn.Module
         if spec.model == "vma":
-            model = VariationalMemoryAddressing(
+            model = (VariationalMemoryAddressing if spec.path is None else ReferenceAddressing)(
                 sizes(spec),
                 memory_shape=spec.memory_shape,
                 learned_entries=spec.learned_entries,
@@ -70,12 +71,19 @@ def build_model(spec: TrainSpec, data: DataSet, device: torch.device) -> nn.Modu
             model = SoftAttentionVAE(sizes(spec), read=spec.read or "images", pixel_mean=pixel_mean)
         else:
             model = PlainVAE(sizes(spec), pixel_mean=pixel_mean)
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    plain = spec.path == "reference"
+    return model.to(device, memory_format=torch.contiguous_format if plain else torch.channels_last)  # type: ignore[call-overload]
 
 
 def _check_parts(spec: TrainSpec) -> None:
     if spec.model not in MODELS:
         raise InputError(f"model is {spec.model!r}, must be one of {', '.join(MODELS)}")
+    if spec.path not in (None, "reference"):
+        raise InputError(f"path is {spec.path!r}, must be reference, or None for the fast one")
+    if spec.path == "reference" and (spec.dtype != "float32" or spec.tied):
+        raise InputError(f"dtype is {spec.dtype}, tied is {spec.tied}: the reference path is float32 and untied")
+    if spec.path == "reference" and spec.model != "vma":
+        raise InputError(f"path is reference for {spec.model}: only vma has a path of its own for reference")
     if spec.model != "vma":
         for name in ("learned_entries", "memory_shape", "tied", "estimator"):
             if getattr(spec, name) is not None:

@@ -39,6 +39,7 @@ class TrainSpec:
     episodes_per_update: int | None = None  # an update's minibatch holds the targets of that many episodes; None is 1
     tied: bool | None = None  # whether the embedding networks of q(a|x) share the other networks' pyramids
     estimator: str | None = None  # of the leave-one-out bound: None is the arithmetic mean, or "geometric"
+    path: str | None = None  # of the computation: None is the fast one, or "reference"
     seed: int = 0
     dtype: str = "float32"
     threads: int = 2
@@ -50,8 +51,10 @@ class TrainSpec:
 
     @property
     def science_id(self) -> str:
-        """The hash of what decides the numbers up to rounding: all but the precision and the number of threads."""
-        return spec_id({k: v for k, v in identity(self).items() if k not in ("dtype", "threads")})
+        """The hash of what decides the numbers up to rounding: all but the path, the precision and the number of
+        threads.
+        """
+        return spec_id({k: v for k, v in identity(self).items() if k not in ("dtype", "threads", "path")})
 
 
 def identity(spec: Any) -> dict[str, Any]:

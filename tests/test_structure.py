@@ -26,6 +26,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vma.data": ("vma.errors",),
     "vma.addressing": ("vma.errors", "vma.networks"),
     "vma.model": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing"),
+    "vma.reference": ("vma.objectives", "vma.networks", "vma.addressing", "vma.model"),
     "vma.checkpoint": ("vma.errors",),
     "vma.training": ("vma.errors", "vma.objectives", "vma.data"),
     "vma.evaluation": ("vma.errors", "vma.objectives", "vma.addressing", "vma.data", "vma.training"),
