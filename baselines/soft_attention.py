@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from baselines.vae import standard_normal_terms
 from vma.addressing import similarity
 from vma.errors import InputError
-from vma.networks import Condition, Samples, Sizes, at_least_float32, draw_images
+from vma.networks import Samples, Sizes, at_least_float32, draw_images
 from vma.objectives import Terms
 
 READS = ("images", "features")
@@ -78,13 +78,18 @@ class SoftAttentionVAE(nn.Module):
         entries = [memory] if self.read == "images" else self.conditioner(self.memory_pyramid(memory))
         return SoftEncoded(at_least_float32(self.embed_memory(memory)), entries)
 
-    def condition(self, z: Float[Tensor, "N Z"], encoded: SoftEncoded) -> Condition:
-        """What the decoder adds for the soft read m(z)."""
-        weights = similarity(encoded.e_a, at_least_float32(self.embed_z(z))).softmax(
-            -1
-        )  # eq. 5 with z in the place of x
-        average = [(weights.to(e.dtype) @ e.flatten(1)).unflatten(1, e.shape[1:]) for e in encoded.entries]
-        return average if self.read == "features" else self.conditioner(self.memory_pyramid(average[0]))
+    def weights(self, z: Float[Tensor, "N Z"], encoded: SoftEncoded) -> Float[Tensor, "N M"]:
+        """softmax_a S(m_a, z): eq. 5 with z in the place of x."""
+        return similarity(encoded.e_a, at_least_float32(self.embed_z(z))).softmax(-1)
+
+    def decode(self, z: Float[Tensor, "N Z"], encoded: SoftEncoded) -> Float[Tensor, "N C H W"]:
+        """Logits of p(x|z, m(z))."""
+        weights = self.weights(z, encoded)
+        if self.read == "features":  # the average and the decoder's addition of it are one product
+            return self.decoder(z, encoded.entries, weights.to(encoded.entries[0].dtype))
+        images = encoded.entries[0]
+        average = (weights.to(images.dtype) @ images.flatten(1)).unflatten(1, images.shape[1:])
+        return self.decoder(z, self.conditioner(self.memory_pyramid(average)))
 
     def forward(
         self,
@@ -94,16 +99,19 @@ class SoftAttentionVAE(nn.Module):
         *,
         generator: torch.Generator | None = None,
         noise: Float[Tensor, "K B Z"] | None = None,
+        chunk: int | None = None,
     ) -> Terms:
-        """The terms of K = `num_samples` draws z_k ~ q(z|x) for each target."""
+        """The terms of K = `num_samples` draws z_k ~ q(z|x) for each target, of which at most `chunk` are decoded at a
+        time.
+        """
 
         def decode(z: Tensor) -> Tensor:
-            return self.decoder(z, self.condition(z, encoded))
+            return self.decode(z, encoded)
 
-        return standard_normal_terms(x, self.posterior(x), decode, num_samples, generator, noise)
+        return standard_normal_terms(x, self.posterior(x), decode, num_samples, generator, noise, chunk)
 
     def sample(self, encoded: SoftEncoded, n: int, *, generator: torch.Generator | None = None) -> Samples:
         """n draws from p(x|M): z ~ N(0, I), x ~ p(x|z, m(z))."""
         like = encoded.e_a
         z = torch.randn(n, self.sizes.latent, generator=generator, device=like.device, dtype=like.dtype)
-        return draw_images(self.decoder(z, self.condition(z, encoded)), None, generator)
+        return draw_images(self.decode(z, encoded), None, generator)

@@ -35,9 +35,12 @@ class PlainVAE(nn.Module):
         *,
         generator: torch.Generator | None = None,
         noise: Float[Tensor, "K B Z"] | None = None,
+        chunk: int | None = None,
     ) -> Terms:
-        """The terms of K = `num_samples` draws z_k ~ q(z|x) for each target."""
-        return standard_normal_terms(x, self.posterior(x), self.decoder, num_samples, generator, noise)
+        """The terms of K = `num_samples` draws z_k ~ q(z|x) for each target, of which at most `chunk` are decoded at a
+        time.
+        """
+        return standard_normal_terms(x, self.posterior(x), self.decoder, num_samples, generator, noise, chunk)
 
     def sample(self, encoded: None, n: int, *, generator: torch.Generator | None = None) -> Samples:
         """n draws from p(x): z ~ N(0, I), x ~ p(x|z)."""
@@ -53,18 +56,21 @@ def standard_normal_terms(
     num_samples: int,
     generator: torch.Generator | None,
     noise: Float[Tensor, "K B Z"] | None,
+    chunk: int | None,
 ) -> Terms:
-    """Terms of a model with p(z) = N(0, I), the posterior head's outputs for each x, and a decoder of flat z; no
-    address.
+    """Terms of a model with p(z) = N(0, I), the posterior head's outputs for each x, and a decoder of flat z, which
+    takes at most `chunk` at a time; no address.
     """
     mean, log_std = split_gaussian(posterior)
     if noise is None:
         noise = torch.randn((num_samples, *mean.shape), generator=generator, device=x.device)
     z = mean + log_std.exp() * noise
-    logits = decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-    none = z.new_zeros(z.shape[:2])
+    K, B = z.shape[:2]
+    rows = torch.arange(K * B, device=z.device).split(K * B if chunk is None else chunk)
+    log_px = [log_bernoulli(x[part % B], decode(z.flatten(0, 1)[part])[None])[0] for part in rows]
+    none = z.new_zeros(K, B)
     return Terms(
-        log_px=log_bernoulli(x, logits),
+        log_px=torch.cat(log_px).view(K, B),
         log_pz=log_normal(z, torch.zeros_like(z), torch.zeros_like(z)),
         log_qz=log_normal(z, mean.expand_as(z), log_std.expand_as(z)),
         log_pa=none,

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from vma import ConvSizes, MLPSizes, VariationalMemoryAddressing
 from vma.networks import (
+    PixelConv,
     Sizes,
     UpConv,
+    added,
     at_least_float32,
     draw_images,
     log_bernoulli,
@@ -64,7 +66,34 @@ def test_upconv_is_a_transposed_convolution(
     output_padding = [1 - s % 2 for s in size]
     expected = F.conv_transpose2d(h, layer.weight, layer.bias, stride=2, padding=1, output_padding=output_padding)
     assert expected.shape[2:] == size
-    assert_same_gradients(layer(h), expected, [h, *layer.parameters()])
+    assert_same_gradients(layer.interleaved(layer(h)), expected, [h, *layer.parameters()])
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("height", "width", "outputs"), [(3, 2, 1), (1, 4, 3)])
+def test_pixelconv_from_phases_is_the_convolution_of_their_image(
+    height: int, width: int, outputs: int, bias: bool, memory_format: torch.memory_format
+) -> None:
+    layer = PixelConv(5, outputs, bias).double().to(memory_format=memory_format)
+    phases = randn(2, 20, height, width).contiguous(memory_format=memory_format).requires_grad_()
+    image = UpConv(1, 5, (2 * height, 2 * width), bias=False).interleaved(phases)
+    assert_same_gradients(layer.from_phases(phases), layer(image), [phases, *layer.parameters()])
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 2, 5)])
+def test_added_mixes_rows(shape: tuple[int, ...], memory_format: torch.memory_format) -> None:
+    table, h, mix = randn(*shape).requires_grad_(), randn(6, *shape[1:]).requires_grad_(), randn(6, 4).requires_grad_()
+    if len(shape) == 4:
+        table, h = table.contiguous(memory_format=memory_format), h.contiguous(memory_format=memory_format)
+    expected = h + torch.einsum("nu,u...->n...", mix, table)
+    assert_same_gradients(added(h, table, mix), expected, [h, table, mix])
+    assert torch.equal(added(h[:4], table, None), h[:4] + table)
+    # sums of lower precision are added in the higher one
+    low = added(h, table.float(), mix)
+    assert low.dtype == torch.float64
+    torch.testing.assert_close(low, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)

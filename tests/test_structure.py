@@ -21,6 +21,7 @@ PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib"}
 ALLOWED: dict[str, tuple[str, ...]] = {
     "vma": ("vma",),
     "vma.errors": (),
+    "vma.hardware": (),
     "vma.objectives": ("vma.errors",),
     "vma.networks": ("vma.errors",),
     "vma.data": ("vma.errors",),

@@ -95,8 +95,11 @@ class Addressing(nn.Module):
 
     def log_posterior(self, x: Float[Tensor, "B *query"], keys: Keys) -> Float[Tensor, "B M"]:
         """log q(a|x) for every address (eq. 4)."""
-        e_q = at_least_float32(self.embed_query(x))
-        return self.similarity(keys.e_a, e_q).log_softmax(-1)  # eq. 4
+        return self.similarity(keys.e_a, self.queries(x)).log_softmax(-1)  # eq. 4
+
+    def queries(self, x: Float[Tensor, "B *query"]) -> Float[Tensor, "B E"]:
+        """e^q = h^q(x) of each target (eq. 6)."""
+        return at_least_float32(self.embed_query(x))
 
 
 def kl_categorical(log_q: Float[Tensor, "B M"], log_p: Float[Tensor, " M"]) -> Float[Tensor, " B"]:
@@ -108,4 +111,10 @@ def draw_addresses(
     log_q: Float[Tensor, "B M"], num_samples: int, generator: torch.Generator | None
 ) -> Int[Tensor, "K B"]:
     """a_k ~ q(a|x), K independent draws for each target."""
-    return torch.multinomial(log_q.detach().exp(), num_samples, replacement=True, generator=generator).mT
+    q = log_q.detach().exp()
+    if not q.is_cuda:
+        return torch.multinomial(q, num_samples, replacement=True, generator=generator).mT
+    # by the inverse of the distribution function, whose kernels can all be part of a CUDA graph
+    cumulative = q.cumsum(-1)
+    u = torch.rand(len(q), num_samples, generator=generator, device=q.device) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, u, right=True).clamp_(max=q.shape[1] - 1).mT

@@ -75,8 +75,8 @@ def evaluate(
 ) -> Scores:
     """The bound with K = `num_samples` and its parts for every target of the episodes `steps`.
 
-    Memory is encoded once an episode; at most `chunk` samples are decoded at a time, over targets first and then over
-    K. The random draws of an episode depend on `seed` and its step alone, not on which other episodes are evaluated.
+    Memory is encoded once an episode, and what depends on an entry or on a target and an entry alone is computed once
+    for all K samples; at most `chunk` images go through a network at a time. The random draws of an episode depend on `seed` and its step alone, not on which other episodes are evaluated.
 
     Args:
         encode: gives what the model keeps of an episode's memory where that is known already; by default its
@@ -112,19 +112,9 @@ def _episode_scores(
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         encoded = encode(episode)
         for rows in torch.arange(len(episode.x), device=device).split(max(1, chunk // num_samples)):
-            terms = [
-                model(episode.x[rows], encoded, min(chunk, num_samples - done), generator=generator)
-                for done in range(0, num_samples, chunk)
-            ]
-            whole = concatenate(terms)
-            check_finite(whole, f"evaluation episode {step}, seed {seed}")
-            yield _scores(whole, episode, rows)
-
-
-def concatenate(terms: list[Terms]) -> Terms:
-    """Terms of the same targets with all their samples together."""
-    names = [field.name for field in fields(Terms) if field.name != "kl_a"]
-    return Terms(**{name: torch.cat([getattr(t, name) for t in terms]) for name in names}, kl_a=terms[0].kl_a)
+            terms = model(episode.x[rows], encoded, num_samples, generator=generator, chunk=chunk)
+            check_finite(terms, f"evaluation episode {step}, seed {seed}")
+            yield _scores(terms, episode, rows)
 
 
 def evaluate_memories(
@@ -213,9 +203,7 @@ def _memories_scores(
     counts = torch.stack([torch.bincount(e, minlength=len(union)) for e in entries]).amax(0)
     first = counts.cumsum(0) - counts
     needed = torch.arange(len(union), device=x.device).repeat_interleave(counts)
-    terms = concatenate(
-        [model(x, encoded, len(a), generator=generator, addresses=a[:, None]) for a in needed.split(chunk)]
-    )
+    terms = model(x, encoded, len(needed), generator=generator, addresses=needed[:, None], chunk=chunk)
 
     scores = []
     for cell, q, p, a, entry, draw in zip(cells, log_q, log_p, addresses, entries, draws, strict=True):
@@ -314,12 +302,8 @@ def classify(
         everywhere = torch.arange(len(log_p), device=log_p.device).repeat_interleave(num_samples)[:, None]
         log_weights = []
         for x in episode.x.split(chunk):
-            terms = concatenate(
-                [
-                    model(x, encoded, len(a), generator=generator, addresses=a.expand(-1, len(x)))
-                    for a in everywhere.split(chunk // len(x))
-                ]
-            )
+            addresses = everywhere.expand(-1, len(x))
+            terms = model(x, encoded, len(everywhere), generator=generator, addresses=addresses, chunk=chunk)
             log_w_given_a = (terms.log_px + terms.log_pz - terms.log_qz).unflatten(0, (-1, num_samples))
             log_weights.append(log_p + log_w_given_a.logsumexp(1).mT - math.log(num_samples))
     return Classification(classes, by_class(log_q), by_class(torch.cat(log_weights)))

@@ -1,6 +1,7 @@
 """Variational memory addressing: the generative model (eq. 1), its posterior (eq. 3) and sampling from p(x|M)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from vma.addressing import Addressing, Keys, draw_addresses, kl_categorical
 from vma.errors import InputError
 from vma.networks import (
+    Condition,
     Levels,
     Samples,
     Sizes,
@@ -17,6 +19,7 @@ from vma.networks import (
     draw_images,
     log_bernoulli,
     log_normal,
+    one_hot,
     split_gaussian,
     take_rows,
 )
@@ -129,39 +132,75 @@ class VariationalMemoryAddressing(nn.Module):
         generator: torch.Generator | None = None,
         addresses: Int[Tensor, "K B"] | None = None,
         noise: Float[Tensor, "K B Z"] | None = None,
+        chunk: int | None = None,
     ) -> Terms:
         """The terms of K = `num_samples` draws (a_k, z_k) ~ q(a|x) q(z|m_a, x) for each target.
 
-        `addresses` and `noise` fix the draws; they are for tests and for models that are enumerated.
+        `addresses` and `noise` fix the draws; they are for tests and for models that are enumerated. At most `chunk`
+        images go through a network at a time.
         """
         log_q, log_p = self.address(x, encoded)
         a = draw_addresses(log_q, num_samples, generator) if addresses is None else addresses
+        return self._terms(x, encoded, log_q, log_p, a, generator, noise, chunk)
+
+    def _terms(
+        self,
+        x: Float[Tensor, "B C H W"],
+        encoded: Encoded,
+        log_q: Float[Tensor, "B M"],
+        log_p: Float[Tensor, " M"],
+        a: Int[Tensor, "K B"],
+        generator: torch.Generator | None,
+        noise: Float[Tensor, "K B Z"] | None,
+        chunk: int | None,
+    ) -> Terms:
+        """The terms at addresses a, whose distributions are log_q and log_p."""
         K, B, M = *a.shape, len(log_p)
+        chunk = a.numel() if chunk is None else chunk
 
         # q(z|m, x) depends on the pair (x, m_a) alone, p(z|m) and the conditions on m_a alone: each runs once for what
         # is distinct
-        pair, pair_of = _distinct(torch.arange(B, device=x.device) * M + a)
-        entry, entry_of = _distinct(a)
-        inputs = self.sizes.join(x[pair // M], encoded.memory[pair % M])
-        q_mean, q_log_std = split_gaussian(self.posterior(inputs)[pair_of])
-        if encoded.levels is None:
-            levels = self.memory_pyramid(encoded.memory[entry])
-        else:
-            levels = [take_rows(level, entry) for level in encoded.levels]
-        p_mean, p_log_std = split_gaussian(self.prior_head(levels[-1].flatten(1))[entry_of])
-
+        pair, pair_of = _distinct(torch.arange(B, device=x.device) * M + a, B * M)
+        entry, entry_of = _distinct(a, M)
+        parameters = [
+            self.posterior(self.sizes.join(x[part // M], encoded.memory[part % M])) for part in pair.split(chunk)
+        ]
+        q_mean, q_log_std = split_gaussian(_joined(parameters)[pair_of])
         eps = torch.randn(q_mean.shape, generator=generator, device=x.device) if noise is None else noise.flatten(0, 1)
         z = q_mean + q_log_std.exp() * eps
-        condition = [take_rows(c, entry_of) for c in self.conditioner(levels)]
-        logits = self.decoder(z.to(condition[0].dtype), condition).unflatten(0, (K, B))
+
+        heads, conditions = [], []
+        for part in entry.split(chunk):
+            if encoded.levels is None:
+                levels = self.memory_pyramid(encoded.memory[part])
+            else:
+                levels = [take_rows(level, part) for level in encoded.levels]
+            heads.append(self.prior_head(levels[-1].flatten(1)))
+            conditions.append(self.conditioner(levels))
+        p_mean, p_log_std = split_gaussian(_joined(heads)[entry_of])
+        condition = [_joined(same) for same in zip(*conditions, strict=True)]
+
+        log_px = []
+        for rows in torch.arange(K * B, device=x.device).split(chunk):
+            logits = self._decode(z[rows], condition, entry_of[rows])
+            log_px.append(log_bernoulli(x[rows % B], logits[None])[0])
         return Terms(
-            log_px=log_bernoulli(x, logits),
+            log_px=_joined(log_px).unflatten(0, (K, B)),
             log_pz=log_normal(z, p_mean, p_log_std).unflatten(0, (K, B)),
             log_qz=log_normal(z, q_mean, q_log_std).unflatten(0, (K, B)),
             log_pa=log_p[a],
             log_qa=log_q.gather(1, a.mT).mT,
             kl_a=kl_categorical(log_q, log_p),
         )
+
+    def _decode(
+        self, z: Float[Tensor, "N Z"], condition: Condition, entry_of: Int[Tensor, " N"]
+    ) -> Float[Tensor, "N C H W"]:
+        """Logits of each z, conditioned on the row of `condition` that is its own."""
+        z = z.to(condition[0].dtype)
+        if torch.is_grad_enabled():
+            return self.decoder(z, condition, one_hot(entry_of, len(condition[0]), z.dtype))
+        return self.decoder(z, [c[entry_of] for c in condition])
 
     def reconstruct(
         self, x: Float[Tensor, "B C H W"], encoded: Encoded, *, addresses: Int[Tensor, " B"]
@@ -188,12 +227,22 @@ class VariationalMemoryAddressing(nn.Module):
         return draw_images(self.decoder(z, self.conditioner(levels)), addresses, generator)
 
 
-def _distinct(index: Int[Tensor, "K B"]) -> tuple[Int[Tensor, " U"], Int[Tensor, " KB"]]:
-    """The distinct values, padded with the first to a multiple of 16, and the place of each flattened element among
-    them.
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    The padding keeps the number of different shapes small: a convolution library plans each shape anew.
+
+def _distinct(index: Int[Tensor, "K B"], bound: int) -> tuple[Int[Tensor, " U"], Int[Tensor, " KB"]]:
+    """The distinct values below `bound`, padded with the first to a multiple of 16, and the place of each flattened
+    element among them.
+
+    The padding keeps the number of different shapes small: a convolution library plans each shape anew. On CUDA devices
+    they are not looked for, since their number would have to be known on the host: it is all values below `bound`, or
+    as many as there are elements.
     """
+    if index.is_cuda:
+        if bound <= index.numel():
+            return torch.arange(bound, device=index.device), index.flatten()
+        return index.flatten(), torch.arange(index.numel(), device=index.device)
     values, place = index.flatten().unique(return_inverse=True)
     missing = min(16 * math.ceil(len(values) / 16), index.numel()) - len(values)
     return torch.cat((values, values[:1].expand(missing))), place

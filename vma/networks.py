@@ -8,7 +8,9 @@ A family is a frozen dataclass of sizes whose methods build modules. Both famili
 - a *conditioner* turns the levels of memory entries into what the decoder adds at each layer. It is linear in every
   level, so a skip connection (the concatenation of a level and the decoder's activations before a layer) is computed
   once for each memory entry rather than once for each sample that reads it;
-- a *decoder* maps N latent vectors, and N rows of such conditions, to N images of Bernoulli logits.
+- a *decoder* maps N latent vectors, and N rows of such conditions, to N images of Bernoulli logits. It takes the
+  conditions of U entries and a matrix `mix` (N, U) too, whose rows weigh them: one-hot rows where a sample reads one
+  entry, the weights of attention where it reads all.
 """
 
 import math
@@ -118,7 +120,7 @@ class MLPPyramid(nn.Module):
     def forward(self, images: Float[Tensor, "N *image"]) -> Levels:
         levels = [images.flatten(1)]
         for layer in self.layers:
-            levels.append(F.relu(layer(levels[-1])))
+            levels.append(F.relu(layer(levels[-1]), inplace=True))
         return levels
 
 
@@ -164,12 +166,19 @@ class MLPDecoder(nn.Module):
         nn.init.constant_(layers[-1].bias, logit(pixel_mean))
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, z: Float[Tensor, "N Z"], condition: Condition | None = None) -> Float[Tensor, "N C H W"]:
-        h = z if condition is None else torch.cat((z, condition[0]), -1)
+    def forward(
+        self,
+        z: Float[Tensor, "N Z"],
+        condition: Condition | None = None,
+        mix: Float[Tensor, "N U"] | None = None,
+    ) -> Float[Tensor, "N C H W"]:
+        h = z
+        if condition is not None:
+            h = torch.cat((z, condition[0] if mix is None else mix @ condition[0]), -1)
         for i, layer in enumerate(self.layers):
-            h = layer(h if i == 0 else F.relu(h))
+            h = layer(h if i == 0 else F.relu(h, inplace=True))
             if condition is not None:
-                h = h + condition[i + 1]
+                h = added(h, condition[i + 1], mix)
         return h.unflatten(1, self.image)
 
 
@@ -234,9 +243,13 @@ class ConvSizes:
         """The mirror of pyramid layer `layer`: from its output's shape back to its input's."""
         inputs, stride = self.widths[layer], self.strides()[layer]
         outputs, size = self.widths[layer - 1] if layer else self.image[0], self.level_sizes()[layer]
-        convolution = (
-            nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias) if stride == 1 else UpConv(inputs, outputs, size, bias)
-        )
+        convolution: nn.Conv2d | UpConv
+        if stride == 2:
+            convolution = UpConv(inputs, outputs, size, bias)
+        elif layer == 0:
+            convolution = PixelConv(inputs, outputs, bias)
+        else:
+            convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
         # each output sees 9 / stride^2 of the kernel's positions, and with skip connections as many inputs again
         he_(convolution.weight, inputs * 9 / stride**2 * (1 + conditioned), 1.0 if layer else SMALL)
         if convolution.bias is not None:
@@ -248,9 +261,10 @@ class UpConv(nn.Module):
     """A 3x3 transposed convolution with stride 2 and padding 1 to an output of `size`, computed as a plain convolution.
 
     Output pixel 2r reads input r through the kernel's middle tap; pixel 2r + 1 reads inputs r and r + 1 through the
-    taps 2 and 0. The four phases of a pixel pair are thus four 2x2 convolutions, run as one of 4 x `outputs` channels
-    and interleaved. Equal to `torch.nn.functional.conv_transpose2d` and an order of magnitude faster on CPUs, where
-    that one leaves the fast path.
+    taps 2 and 0. The four phases of a pixel pair are thus four 2x2 convolutions, run as one of 4 x `outputs` channels.
+    `forward` gives these *phases*, `interleaved` turns them into an image: what is elementwise can be done on either.
+    Equal to `torch.nn.functional.conv_transpose2d` and an order of magnitude faster on CPUs, where that one leaves the
+    fast path.
     """
 
     def __init__(self, inputs: int, outputs: int, size: tuple[int, int], bias: bool) -> None:
@@ -259,20 +273,62 @@ class UpConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(inputs, outputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.taps: Tensor
-        self.register_buffer("taps", torch.tensor([[1, 3], [2, 0]]), persistent=False)  # [phase, tap]; 3 is a zero
+        reads = torch.zeros(3, 2, 2)  # [kernel tap, phase, input r or r + 1]
+        reads[1, 0, 0] = reads[2, 1, 0] = reads[0, 1, 1] = 1
+        self.register_buffer("taps", _both_axes(reads), persistent=False)
 
-    def forward(self, h: Float[Tensor, "N C h w"]) -> Float[Tensor, "N D H W"]:
-        rows, columns = self.taps[:, None, :, None], self.taps[None, :, None, :]
-        kernel = F.pad(self.weight, (0, 1, 0, 1))[
-            :, :, rows, columns
-        ]  # [in, out, row phase, column phase, row tap, column tap]
-        kernel = kernel.permute(2, 3, 1, 0, 4, 5).flatten(0, 2)
+    def forward(self, h: Float[Tensor, "N C h w"]) -> Float[Tensor, "N phases h w"]:
+        """The phases; their channels are (row phase, column phase, output channel)."""
+        # [in, out, row phase, column phase, row tap, column tap]; selecting by a product has a quick backward
+        kernel = (self.weight.flatten(2) @ self.taps).unflatten(2, (2, 2, 2, 2))
         bias = None if self.bias is None else self.bias.repeat(4)
-        phases = F.conv2d(F.pad(h, (0, 1, 0, 1)), kernel, bias).permute(0, 2, 3, 1).unflatten(-1, (2, -1))
+        return F.conv2d(F.pad(h, (0, 1, 0, 1)), kernel.permute(2, 3, 1, 0, 4, 5).flatten(0, 2), bias)
+
+    def interleaved(self, phases: Float[Tensor, "N phases h w"]) -> Float[Tensor, "N D H W"]:
+        """The image of `size` that phases make."""
+        n, _, h, w = phases.shape
         # [N, h, w, row phase, column phase and channel] to [N, h, row phase, w, ...]: long runs of memory move in
         # channels-last format
-        out = phases.transpose(2, 3).reshape(len(h), 2 * h.shape[2], 2 * h.shape[3], -1).permute(0, 3, 1, 2)
+        pairs = phases.permute(0, 2, 3, 1).unflatten(-1, (2, -1)).transpose(2, 3)
+        out = pairs.reshape(n, 2 * h, 2 * w, -1).permute(0, 3, 1, 2)
         return out[:, :, : self.size[0], : self.size[1]]
+
+
+class PixelConv(nn.Conv2d):
+    """A 3x3 convolution with padding 1 to few channels, which also takes its input as the phases of an `UpConv`.
+
+    From phases it is a product: each block of 2x2 pixels contributes to a window of 4x4 pixels around it. That is far
+    quicker than a convolution of one output channel, and the image with all channels is never put together.
+    """
+
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, bias=bias)
+        self.windows: Tensor
+        reaches = torch.zeros(3, 2, 4)  # [kernel tap, phase of the pixel in its block, pixel of the window]
+        for phase in range(2):
+            for tap in range(3):
+                reaches[tap, phase, phase + 2 - tap] = 1
+        self.register_buffer("windows", _both_axes(reaches), persistent=False)
+
+    def from_phases(self, phases: Float[Tensor, "N phases h w"]) -> Float[Tensor, "N D H W"]:
+        """The convolution of the image of size (2h, 2w) that phases make, in at least float32."""
+        n, _, h, w = phases.shape
+        kernel = (self.weight.flatten(2) @ self.windows).unflatten(2, (2, 2, 4, 4))
+        kernel = kernel.permute(2, 3, 1, 0, 4, 5).flatten(0, 2).flatten(1)  # [phases, D and window]
+        windows = at_least_float32(phases.permute(0, 2, 3, 1) @ kernel)
+        # pixel o = 2s + t of the window of block r is pixel t of block r + s - 1 of the sum, counted from the border
+        parts = windows.unflatten(-1, (-1, 2, 2, 2, 2)).permute(0, 3, 1, 5, 2, 7, 4, 6)  # [N, D, h, t, w, v, s, u]
+        canvas = sum(F.pad(parts[..., i, j], (0, 0, j, 1 - j, 0, 0, i, 1 - i)) for i in range(2) for j in range(2))
+        assert isinstance(canvas, Tensor)
+        image = canvas.reshape(n, -1, 2 * h + 2, 2 * w + 2)[:, :, 1:-1, 1:-1]
+        return image if self.bias is None else image + self.bias[:, None, None]
+
+
+def _both_axes(table: Float[Tensor, "tap phase place"]) -> Float[Tensor, "taps entries"]:
+    """A table for rows and columns from that for one of them: [row and column tap, (row phase, column phase, row place,
+    column place)].
+    """
+    return torch.einsum("apx,bqy->abpqxy", table, table).flatten(2).flatten(0, 1)
 
 
 class ConvPyramid(nn.Module):
@@ -290,12 +346,14 @@ class ConvPyramid(nn.Module):
     def forward(self, images: Float[Tensor, "N C H W"]) -> Levels:
         levels = [images]
         for layer in self.layers:
-            levels.append(F.relu(layer(levels[-1])))
+            levels.append(F.relu(layer(levels[-1]), inplace=True))
         return levels[1:]
 
 
 class ConvConditioner(nn.Module):
-    """Levels of m to the vector of m and the decoder's additions, by transposed convolutions (skip connections)."""
+    """Levels of m to the vector of m and the decoder's additions, by transposed convolutions (skip connections); those
+    to an `UpConv` are phases.
+    """
 
     def __init__(self, sizes: ConvSizes) -> None:
         super().__init__()
@@ -321,13 +379,50 @@ class ConvDecoder(nn.Module):
         nn.init.constant_(layers[-1].bias, logit(pixel_mean))
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, z: Float[Tensor, "N Z"], condition: Condition | None = None) -> Float[Tensor, "N C H W"]:
-        h = self.base(z if condition is None else torch.cat((z, condition[0]), -1)).unflatten(1, self.base_shape)
-        for i, layer in enumerate(self.layers):
-            h = layer(F.relu(h))
-            if condition is not None:
-                h = h + condition[i + 1]
-        return h
+    def forward(
+        self,
+        z: Float[Tensor, "N Z"],
+        condition: Condition | None = None,
+        mix: Float[Tensor, "N U"] | None = None,
+    ) -> Float[Tensor, "N C H W"]:
+        if condition is not None:
+            z = torch.cat((z, condition[0] if mix is None else mix @ condition[0]), -1)
+        h = self.base(z).unflatten(1, self.base_shape).contiguous(memory_format=torch.channels_last)
+        h = F.relu(h, inplace=True)
+        *inner, last = self.layers
+        for i, layer in enumerate(inner):
+            h = layer(h)
+            if condition is None:
+                h = F.relu(h, inplace=True)
+            else:
+                h = added(h, condition[i + 1], mix, relu=True)
+            if isinstance(layer, UpConv) and not (layer is inner[-1] and _is_even(layer.size)):
+                h = layer.interleaved(h)
+        h = last.from_phases(h) if isinstance(inner[-1], UpConv) and _is_even(inner[-1].size) else last(h)
+        return h if condition is None else added(h, condition[-1], mix)
+
+
+def _is_even(size: tuple[int, int]) -> bool:
+    """Whether phases fill an image of this size."""
+    return size[0] % 2 == 0 and size[1] % 2 == 0
+
+
+def added(
+    h: Float[Tensor, "N *rest"], table: Float[Tensor, "U *rest"], mix: Float[Tensor, "N U"] | None, relu: bool = False
+) -> Float[Tensor, "N *rest"]:
+    """h + mix @ table, where a row of `mix` weighs the rows of the table; without it h + table, row by row. With `relu`
+    the positive part of that.
+    """
+    if h.dim() == 4:  # rows in channels-last order, as they lie in memory
+        flat = added(h.permute(0, 2, 3, 1).flatten(1), table.permute(0, 2, 3, 1).flatten(1), mix, relu)
+        return flat.unflatten(1, (*h.shape[2:], h.shape[1])).permute(0, 3, 1, 2)
+    if mix is None:
+        total = h + table
+    elif h.dtype == table.dtype:
+        total = torch.addmm(h, mix.to(table.dtype), table)
+    else:  # logits of a higher precision than the networks'
+        total = h + mix.to(table.dtype) @ table
+    return F.relu(total, inplace=True) if relu else total  # in place here: of a view autograd would make copies
 
 
 def logit(mean: float) -> float:
@@ -341,10 +436,15 @@ def logit(mean: float) -> float:
     return math.log(mean / (1 - mean))
 
 
-def take_rows(table: Float[Tensor, "U *rest"], index: Int[Tensor, " N"]) -> Float[Tensor, "N *rest"]:
-    """table[index]. Under autograd as a product with a one-hot matrix, whose backward sums in float32 and is far
-    quicker than a scatter.
+def one_hot(index: Int[Tensor, " N"], U: int, dtype: torch.dtype) -> Float[Tensor, "N U"]:
+    """Rows that select: `one_hot(index, U, dtype) @ table` is table[index]. A product's backward sums in float32 and is
+    far quicker than a scatter.
     """
+    return F.one_hot(index, U).to(dtype)
+
+
+def take_rows(table: Float[Tensor, "U *rest"], index: Int[Tensor, " N"]) -> Float[Tensor, "N *rest"]:
+    """table[index], under autograd as a product."""
     if table.dim() == 4:  # keep channels last, if that is how the table lies
         return (
             take_rows(table.permute(0, 2, 3, 1).flatten(1), index)
@@ -353,7 +453,7 @@ def take_rows(table: Float[Tensor, "U *rest"], index: Int[Tensor, " N"]) -> Floa
         )
     if not table.requires_grad:
         return table.index_select(0, index)
-    return F.one_hot(index, len(table)).to(table.dtype) @ table
+    return one_hot(index, len(table), table.dtype) @ table
 
 
 def at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from vma.addressing import draw_addresses, kl_categorical
+from vma.addressing import kl_categorical
 from vma.model import Encoded, VariationalMemoryAddressing
 from vma.networks import ConvDecoder, Levels, UpConv, log_bernoulli, log_normal, split_gaussian
 from vma.objectives import Terms
@@ -19,41 +19,41 @@ from vma.objectives import Terms
 class ReferenceAddressing(VariationalMemoryAddressing):
     """`VariationalMemoryAddressing` with the plain forward; weights can be loaded from one into the other."""
 
-    def forward(
+    def _terms(
         self,
         x: Float[Tensor, "B C H W"],
         encoded: Encoded,
-        num_samples: int,
-        *,
-        generator: torch.Generator | None = None,
-        addresses: Int[Tensor, "K B"] | None = None,
-        noise: Float[Tensor, "K B Z"] | None = None,
+        log_q: Float[Tensor, "B M"],
+        log_p: Float[Tensor, " M"],
+        a: Int[Tensor, "K B"],
+        generator: torch.Generator | None,
+        noise: Float[Tensor, "K B Z"] | None,
+        chunk: int | None,
     ) -> Terms:
-        """As `VariationalMemoryAddressing.forward`, which draws the same addresses and noise from a generator."""
-        log_q, log_p = self.address(x, encoded)
-        a = draw_addresses(log_q, num_samples, generator) if addresses is None else addresses
         K, B = a.shape
-        m_a = encoded.memory[a.flatten()]
-        q_mean, q_log_std = split_gaussian(self.posterior(self.sizes.join(x.repeat(K, 1, 1, 1), m_a)))
-        eps = torch.randn(q_mean.shape, generator=generator, device=x.device) if noise is None else noise.flatten(0, 1)
-        z = q_mean + q_log_std.exp() * eps
-        levels = self.memory_pyramid(m_a)
-        p_mean, p_log_std = split_gaussian(self.prior_head(levels[-1].flatten(1)))
-        if isinstance(self.decoder, ConvDecoder):
-            logits = self._decode(z, levels)
-        else:
-            logits = self.decoder(z, self.conditioner(levels))
-        return Terms(
-            log_px=log_bernoulli(x, logits.unflatten(0, (K, B))),
-            log_pz=log_normal(z, p_mean, p_log_std).unflatten(0, (K, B)),
-            log_qz=log_normal(z, q_mean, q_log_std).unflatten(0, (K, B)),
-            log_pa=log_p[a],
-            log_qa=log_q.gather(1, a.mT).mT,
-            kl_a=kl_categorical(log_q, log_p),
-        )
+        shape = (K, B, self.sizes.latent)
+        eps = torch.randn(shape, generator=generator, device=x.device) if noise is None else noise
+        parts = []
+        for k in torch.arange(K).split(K if chunk is None else max(1, chunk // B)):
+            m_a = encoded.memory[a[k].flatten()]
+            inputs = self.sizes.join(x.expand(len(k), *x.shape).flatten(0, 1), m_a)
+            q_mean, q_log_std = split_gaussian(self.posterior(inputs))
+            z = q_mean + q_log_std.exp() * eps[k].flatten(0, 1)
+            levels = self.memory_pyramid(m_a)
+            p_mean, p_log_std = split_gaussian(self.prior_head(levels[-1].flatten(1)))
+            logits = self._logits(z, levels).unflatten(0, (len(k), B))
+            log_pz, log_qz = log_normal(z, p_mean, p_log_std), log_normal(z, q_mean, q_log_std)
+            parts.append((log_bernoulli(x, logits), log_pz.view(len(k), B), log_qz.view(len(k), B)))
+        log_px, log_pz, log_qz = (torch.cat(same) for same in zip(*parts, strict=True))
+        log_qa = log_q.gather(1, a.mT).mT
+        return Terms(log_px, log_pz, log_qz, log_pa=log_p[a], log_qa=log_qa, kl_a=kl_categorical(log_q, log_p))
 
-    def _decode(self, z: Float[Tensor, "N Z"], levels: Levels) -> Float[Tensor, "N C H W"]:
-        """The convolutional decoder, with a level of m_a concatenated to its activations before each layer."""
+    def _logits(self, z: Float[Tensor, "N Z"], levels: Levels) -> Float[Tensor, "N C H W"]:
+        """The decoder, of which the convolutional one has a level of m_a concatenated to its activations before each
+        layer.
+        """
+        if not isinstance(self.decoder, ConvDecoder):
+            return self.decoder(z, self.conditioner(levels))
         m = self.conditioner.vector(levels[-1].flatten(1))
         h = self.decoder.base(torch.cat((z, m), -1)).unflatten(1, self.decoder.base_shape)
         for layer, skip, level in zip(self.decoder.layers, self.conditioner.skips, reversed(levels), strict=True):
