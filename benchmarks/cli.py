@@ -20,6 +20,7 @@ import tyro
 from benchmarks.spec import TrainSpec
 from vma.data import DataSet, load
 from vma.errors import DataUnavailable, InputError
+from vma.hardware import keep_freed_memory
 from vma.training import NonFiniteBound
 
 THREADS = torch.get_num_threads()  # at the start: all cores that this process may use, or OMP_NUM_THREADS
@@ -46,6 +47,10 @@ class EvaluationOptions:
     """auto, cpu or cuda."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the networks; auto takes bfloat16 where the hardware computes in it. The bound is always float32 or better."""
+    reference: bool = False
+    """Take the reference path: VMA as its equations stand, in float32, several times slower (the other models have no
+    other code for it, and go in float32).
+    """
     threads: int | None = None
     """CPU threads (default: all that this process may use)."""
     out: Path = Path("reproduced")
@@ -87,6 +92,7 @@ def run_command(
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shall not end a run at its last line
     # one line each, without the place in the source that emits it
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    keep_freed_memory()
     try:
         run(parse(options, prog, argv))
     except DataUnavailable as error:
@@ -239,11 +245,20 @@ def resolve_spec(
         seed=seed,
         dtype=resolve_dtype(options, device),
         threads=resolve_threads(options),
+        path="reference" if options.reference and spec.model == "vma" else None,
     )
 
 
 def resolve_dtype(options: EvaluationOptions, device: torch.device) -> str:
-    """The precision of the networks."""
+    """The precision of the networks.
+
+    Raises:
+        InputError: if the reference path is to be taken in another one than its own.
+    """
+    if options.reference:
+        if options.dtype == "bfloat16":
+            raise InputError("--reference is float32: leave out --dtype bfloat16")
+        return "float32"
     if options.dtype == "auto":
         return "bfloat16" if _has_bfloat16(device) else "float32"
     return options.dtype

@@ -57,6 +57,8 @@ def run(options: Options) -> None:
         for one in value if isinstance(value, tuple) else (value,):
             if one < least:
                 raise InputError(f"--{name.replace('_', '-')} is {one}, must be {least} or more")
+    if options.reference:
+        raise InputError("memory-size evaluates on the fast path: leave out --reference")
     device = resolve_device(options)
     spec = spec_at(options.checkpoint)
     if spec.learned_entries:

@@ -19,6 +19,7 @@ from benchmarks.sweep import progress_path
 from benchmarks.training import Trained, run_folder, train
 from vma.data import DataSet, load
 from vma.errors import InputError
+from vma.hardware import keep_freed_memory
 from vma.training import NonFiniteBound
 
 WRITE_SECONDS = 1.0  # between two reports of progress
@@ -43,6 +44,7 @@ class Progress:
 
 def main() -> int:
     """Do the job; 0, 1 (failed), 2 (bad input); training that is stopped exits by `Stopped`, all else by the signal."""
+    keep_freed_memory()
     job = from_json(sys.stdin.readline())
     threading.Thread(target=_stop_with_the_sweep, daemon=True).start()
     print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {job.name}, process {os.getpid()}", flush=True)
