@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines import PlainVAE, SoftAttentionVAE
+from baselines.sampled import SampledGradientSoftAttention
 from benchmarks.spec import TrainSpec
 from vma import ConvSizes, MLPSizes, VariationalMemoryAddressing, iwae, vimco
 from vma.data import DataSet
@@ -16,6 +17,7 @@ from vma.errors import InputError
 from vma.networks import Sizes
 from vma.objectives import Terms, geometric_leave_one_out
 from vma.reference import ReferenceAddressing
+from vma.sampled import SampledGradientAddressing
 
 MODELS = ("vma", "soft", "vae")
 NETWORKS = ("paper", "narrow", "small", "mlp", "tiny", "tiny-mlp")
@@ -58,7 +60,12 @@ def build_model(spec: TrainSpec, data: DataSet, device: torch.device) -> nn.Modu
         torch.manual_seed(spec.seed)
         model: nn.Module
         if spec.model == "vma":
-            model = (VariationalMemoryAddressing if spec.path is None else ReferenceAddressing)(
+            make: Callable[..., nn.Module] = VariationalMemoryAddressing
+            if spec.path == "reference":
+                make = ReferenceAddressing
+            elif spec.gradient_entries is not None:
+                make = partial(SampledGradientAddressing, gradient_entries=spec.gradient_entries)
+            model = make(
                 sizes(spec),
                 memory_shape=spec.memory_shape,
                 learned_entries=spec.learned_entries,
@@ -66,6 +73,10 @@ def build_model(spec: TrainSpec, data: DataSet, device: torch.device) -> nn.Modu
                 prior=spec.prior,
                 tied=bool(spec.tied),
                 pixel_mean=pixel_mean,
+            )
+        elif spec.model == "soft" and spec.gradient_entries is not None:
+            model = SampledGradientSoftAttention(
+                sizes(spec), gradient_entries=spec.gradient_entries, pixel_mean=pixel_mean
             )
         elif spec.model == "soft":
             model = SoftAttentionVAE(sizes(spec), read=spec.read or "images", pixel_mean=pixel_mean)
@@ -80,10 +91,17 @@ def _check_parts(spec: TrainSpec) -> None:
         raise InputError(f"model is {spec.model!r}, must be one of {', '.join(MODELS)}")
     if spec.path not in (None, "reference"):
         raise InputError(f"path is {spec.path!r}, must be reference, or None for the fast one")
-    if spec.path == "reference" and (spec.dtype != "float32" or spec.tied):
-        raise InputError(f"dtype is {spec.dtype}, tied is {spec.tied}: the reference path is float32 and untied")
+    if spec.path == "reference" and spec.dtype != "float32":
+        raise InputError(f"dtype is {spec.dtype}: the reference path is float32")
     if spec.path == "reference" and spec.model != "vma":
         raise InputError(f"path is reference for {spec.model}: only vma has a path of its own for reference")
+    if spec.gradient_entries is not None and (
+        spec.path is not None or not (spec.model == "vma" or (spec.model, spec.read) == ("soft", "features"))
+    ):
+        raise InputError(
+            f"gradient_entries is given for model {spec.model}, read {spec.read}, path {spec.path}: it is for vma and "
+            "for soft with read features, without path"
+        )
     if spec.model != "vma":
         for name in ("learned_entries", "memory_shape", "tied", "estimator"):
             if getattr(spec, name) is not None:
@@ -114,13 +132,22 @@ def build_objective(spec: TrainSpec) -> Callable[[Terms], Tensor]:
 
 def build_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
     """Adam with the L2 penalty in the loss, so that Adam scales it too (the text does not say which way). A learned
-    memory has none: L2 is on "all parameters with the exception of M" (section 4.2).
+    memory has none: L2 is on "all parameters with the exception of M" (section 4.2). On CUDA devices a graph can hold
+    it, except on the reference path, which has none.
     """
     memory = getattr(model, "memory", None)
     groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p is not memory]}]
     if memory is not None:
         groups.append({"params": [memory], "weight_decay": 0.0})
-    return torch.optim.Adam(groups, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+    device = next(model.parameters()).device
+    held = uses_graph(spec, device)
+    rate = torch.tensor(spec.learning_rate, device=device) if held else spec.learning_rate
+    return torch.optim.Adam(groups, lr=rate, weight_decay=spec.weight_decay, fused=True, capturable=held)
+
+
+def uses_graph(spec: TrainSpec, device: torch.device) -> bool:
+    """Whether an update is one CUDA graph: on such a device, except on the reference path."""
+    return device.type == "cuda" and spec.path is None
 
 
 def learning_rate(spec: TrainSpec) -> Callable[[int], float]:

@@ -21,6 +21,7 @@ SCALING_SHOTS = (4, 19)
 SHOTS_TRAINED = (1, 4, 8)
 CLASSIFICATION = ((5, 1), (5, 5), (20, 1), (20, 5))
 WALLCLOCK_ENTRIES = (16, 32, 48, 64, 128, 256, 512, 1024, 2048, 4096)
+SAMPLED_GRADIENT = 64  # entries that have a gradient beside those that are drawn
 
 # K of a figure's cells and their targets at least: K as in training, as the paper has it, and K = 1,000 beside it
 FIGURE_SAMPLES = ((4, 1000), (1000, 200))
@@ -289,20 +290,32 @@ def ablations() -> Experiment:
 
 
 def wallclock() -> Experiment:
-    """Updates of untrained models with random images in memory; the number of targets is the number of rounds."""
+    """Updates of untrained models with random images in memory; the number of targets is the number of rounds.
 
-    def cell(train: TrainSpec, entries: int) -> Cell:
+    Beside each memory whose every entry has a gradient, variants that are embedded without one but for the addresses
+    that are drawn and 64 others.
+    """
+
+    def cell(train: TrainSpec, entries: int, variant: str | None = None) -> Cell:
         episode = EpisodeSpec("recall", classes=8, targets_per_class=4, memory_size=entries)
         train = replace(train, episode=episode)
-        return Cell(train, EvalSpec(episode, train.num_samples, targets=10, task="wallclock"))
+        # the crossover is among the small memories; a large one takes long and tells the models far apart
+        rounds = 10 if entries <= 256 else 5 if entries <= 1024 else 3
+        return Cell(train, EvalSpec(episode, train.num_samples, rounds, task="wallclock"), variant=variant)
 
-    soft = [
-        replace(scaling_training(), model="soft", read=read, num_samples=k)
+    hard = scaling_training()
+    soft = {
+        (read, k): replace(hard, model="soft", read=read, num_samples=k)
         for read in ("images", "features")
         for k in (1, 4)
-    ]
+    }
+    sampled = [replace(train, gradient_entries=SAMPLED_GRADIENT) for train in (hard, soft["features", 1])]
+    cells = []
+    for entries in WALLCLOCK_ENTRIES:
+        cells += [cell(train, entries) for train in (hard, *soft.values())]
+        if entries > SAMPLED_GRADIENT:
+            cells += [cell(train, entries, "sampled-gradient") for train in sampled]
     # a plain VAE has no memory: one cell is its line
-    cells = [cell(train, entries) for entries in WALLCLOCK_ENTRIES for train in (scaling_training(), *soft)]
     cells += [cell(plain_vae(), WALLCLOCK_ENTRIES[0])]
     return Experiment("wallclock", "5", "seconds per update against |M|, hard and soft", tuple(cells))
 

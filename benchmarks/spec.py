@@ -40,6 +40,8 @@ class TrainSpec:
     tied: bool | None = None  # whether the embedding networks of q(a|x) share the other networks' pyramids
     estimator: str | None = None  # of the leave-one-out bound: None is the arithmetic mean, or "geometric"
     path: str | None = None  # of the computation: None is the fast one, or "reference"
+    # embed all entries without gradient, those drawn and so many sampled ones with it; None is all with gradient
+    gradient_entries: int | None = None
     seed: int = 0
     dtype: str = "float32"
     threads: int = 2

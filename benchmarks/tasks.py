@@ -2,10 +2,14 @@
 of.
 """
 
+import contextlib
+import ctypes
+import gc
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +19,7 @@ from scipy import stats
 from torch import nn
 
 from baselines.soft_attention import SoftEncoded
-from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer
+from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, uses_graph
 from benchmarks.spec import BY_CLASS, Cell, EvalSpec, TrainSpec, identity
 from benchmarks.training import Trained, episodes_of
 from vma.data import DataSet, ImageSet
@@ -31,7 +35,8 @@ from vma.evaluation import (
     join,
     own_entry_probability,
 )
-from vma.training import fit
+from vma.objectives import Terms
+from vma.training import WARM_UP, fit
 
 SAMPLES_EACH = 4  # samples beside a reconstruction, in the lookups
 LEARNED_ROWS, LEARNED_COLUMNS = 12, 12  # entries that are shown, and samples of each
@@ -402,40 +407,52 @@ TASKS: dict[str | None, Callable[..., tuple[list[dict[str, Any]], dict[str, np.n
 }
 
 
-@dataclass
-class _Timed:
-    cell: Cell
-    steps: Iterator[Any]
-    seconds: list[float] = field(default_factory=list)
-    peak_bytes: int = 0
-
-
 def time_updates(
     cells: Iterable[Cell], data: DataSet, device: torch.device, progress: Progress
 ) -> Iterator[tuple[Trained, Result]]:
     """Seconds and peak memory of an update of each cell's untrained model; cells of one |M| take turns, round by round.
 
-    One round is one update; each cell makes one beforehand that is not counted.
+    One round is one update; each cell makes some beforehand that are not counted. Peaks are measured apart, one model
+    after the other, see `peak_of_updates`.
     """
     by_size: dict[int, list[Cell]] = {}
     for cell in cells:
         by_size.setdefault(cell.train.episode.num_entries, []).append(cell)
     for done, group in enumerate(by_size.values()):
         progress(done, len(by_size))
-        timed = [_Timed(cell, _steps(cell.train, data, device)) for cell in group]
-        for one in timed:
-            _update(one, device)
-        for _ in range(group[0].eval.targets):
-            for one in timed:
-                seconds, peak = _update(one, device)
-                one.seconds.append(seconds)
-                one.peak_bytes = max(one.peak_bytes, peak)
-        for one in timed:
-            yield _untrained(one.cell.train), _timing(one)
+        if done == 0:  # what libraries load at their first use is no model's own
+            peak_of_updates(group[0].train, data, device)
+        peaks = [peak_of_updates(cell.train, data, device) for cell in group]
+        seconds = _take_turns(group, data, device)
+        for cell, peak, own in zip(group, peaks, seconds, strict=True):
+            yield _untrained(cell.train), _timing(cell, np.array(own), peak)
     progress(len(by_size), len(by_size))
 
 
-def _steps(spec: TrainSpec, data: DataSet, device: torch.device) -> Iterator[Any]:
+def _take_turns(group: Sequence[Cell], data: DataSet, device: torch.device) -> list[list[float]]:
+    """Seconds of each cell's update in each round; the models are gone when this returns."""
+    streams = [update_stream(cell.train, data, device) for cell in group]
+    seconds: list[list[float]] = [[] for _ in group]
+    for cell, stream in zip(group, streams, strict=True):
+        for _ in range(_first_updates(cell.train, device)):
+            next(stream)
+    for _ in range(group[0].eval.targets):
+        for stream, own in zip(streams, seconds, strict=True):
+            started = clock(device)
+            next(stream)
+            own.append(clock(device) - started)
+    return seconds
+
+
+def _first_updates(spec: TrainSpec, device: torch.device) -> int:
+    """Updates until all that an update takes is there: Adam's moments and a library's plans, and the graph."""
+    return WARM_UP + 2 if uses_graph(spec, device) else 1
+
+
+def update_stream(
+    spec: TrainSpec, data: DataSet, device: torch.device, graph: bool | None = None
+) -> Iterator[tuple[int, Terms]]:
+    """The updates of a new model of this spec, one a step; `graph` is that of training unless it is given."""
     torch.set_num_threads(spec.threads)
     model = build_model(spec, data, device)
     return fit(
@@ -448,35 +465,53 @@ def _steps(spec: TrainSpec, data: DataSet, device: torch.device) -> Iterator[Any
         generator=torch.Generator(device).manual_seed(spec.seed),
         dtype=DTYPES[spec.dtype],
         clip=spec.clip,
+        episodes_per_update=spec.episodes_per_update or 1,
+        graph=uses_graph(spec, device) if graph is None else graph,
     )
 
 
-def _update(one: _Timed, device: torch.device) -> tuple[float, int]:
-    cuda = device.type == "cuda"
-    if cuda:
+def clock(device: torch.device) -> float:
+    """Seconds, read when the device has done what it was given."""
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def peak_of_updates(spec: TrainSpec, data: DataSet, device: torch.device) -> int:
+    """Bytes that the first updates of a new model take at most, beyond what was taken before the model was built:
+    weights, Adam's moments, gradients, activations and a library's workspaces.
+
+    On the CPU it is the resident memory of the process, with all that was freed before given back to the system; on
+    CUDA what torch's allocator hands out.
+    """
+    gc.collect()
+    _give_back_freed_memory()
+    before = reset_peak(device)
+    stream = update_stream(spec, data, device)
+    for _ in range(_first_updates(spec, device) + 1):
+        next(stream)
+    return peak_bytes(device) - before
+
+
+def reset_peak(device: torch.device) -> int:
+    """Forget the peak of memory so far; returns the bytes that are taken now.
+
+    Linux forgets the peak of a process's resident memory when 5 is written to clear_refs; on other systems the peak
+    stays that of the whole process so far.
+    """
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        _reset_peak()
-    started = time.perf_counter()
-    next(one.steps)
-    if cuda:
-        torch.cuda.synchronize(device)
-    seconds = time.perf_counter() - started
-    return seconds, torch.cuda.max_memory_allocated(device) if cuda else _peak()
+        path = Path("/proc/self/clear_refs")
+        if path.exists():
+            path.write_text("5", encoding="ascii")
+    return peak_bytes(device)
 
 
-def _reset_peak() -> None:
-    """Linux forgets the peak of a process's resident memory when 5 is written here; elsewhere the peak is that of the
-    whole process so far.
-    """
-    path = Path("/proc/self/clear_refs")
-    if path.exists():
-        path.write_text("5", encoding="ascii")
-
-
-def _peak() -> int:
-    """Peak resident memory of this process in bytes."""
+def peak_bytes(device: torch.device) -> int:
+    """Peak of memory since `reset_peak`: resident memory of this process, or what torch took on a CUDA device."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text(encoding="ascii").splitlines():
@@ -485,15 +520,23 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def _give_back_freed_memory() -> None:
+    """Have malloc give its free pages back to the system, which it keeps otherwise, see `vma.hardware`; the GNU C
+    library alone can.
+    """
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 def _untrained(spec: TrainSpec) -> Trained:
     return Trained(nn.Identity(), spec, 0, 0.0, identity(spec), ())
 
 
-def _timing(one: _Timed) -> Result:
-    seconds = np.array(one.seconds)
+def _timing(cell: Cell, seconds: np.ndarray, peak: int) -> Result:
     low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
     metrics = [
         _metric("seconds_per_update", median, None, len(seconds)) | {"q25": low, "q75": high},
-        _metric("peak_bytes", float(one.peak_bytes), None, len(seconds)),
+        _metric("peak_bytes", float(peak), None, len(seconds)),
     ]
-    return Result(one.cell, metrics, {"seconds": seconds}, float(seconds.sum()))
+    return Result(cell, metrics, {"seconds": seconds}, float(seconds.sum()))

@@ -2,12 +2,13 @@
 
 import json
 import logging
+import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, learning_rate
+from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, learning_rate, uses_graph
 from benchmarks.spec import BY_CLASS, TrainSpec, identity
 from benchmarks.store import ROOT, code_state, spec_id, write_text
 from vma import checkpoint
@@ -27,13 +28,14 @@ from vma.data import DataSet, cache_dir
 from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
 from vma.evaluation import evaluate
-from vma.objectives import iwae
-from vma.training import fit
+from vma.objectives import Terms, iwae
+from vma.training import CHECK_EVERY, fit
 
 LOG_EVERY = 100  # updates a line of metrics.jsonl
 VALIDATE_EVERY = 1000
 SAVE_SECONDS = 60.0
 VALIDATION_EPISODES = range(8)
+ENDLESS = 2**62  # an update that no run reaches
 
 logger = logging.getLogger("vma")
 
@@ -97,8 +99,12 @@ def train(
     """
     folder = run_folder(spec, device)
     folder.mkdir(parents=True, exist_ok=True)
+    plain = spec.path == "reference" and device.type == "cuda"
     try:
-        with FileLock(folder / "lock", timeout=-1 if wait else 0):
+        with (
+            FileLock(folder / "lock", timeout=-1 if wait else 0),
+            deterministic_float32() if plain else nullcontext(),
+        ):
             return _train(spec, data, device, folder, updates, seconds, restart, progress)
     except Timeout:
         raise InputError(
@@ -150,22 +156,31 @@ def _train(
         meta["commits"] = list(commits)
         checkpoint.save(path, tensors, meta)
 
-    episodes = episodes_of(spec, data, device)
+    graph = uses_graph(spec, device)
+    last = updates if updates is not None else ENDLESS
+    stages = stages_of(spec, data, device)
     validation = validation_episodes(spec, data, device)
     dtype = DTYPES[spec.dtype]
-    steps = fit(
-        model,
-        episodes,
-        build_objective(spec),
-        optimizer,
-        spec.num_samples,
-        range(done, updates if updates is not None else 2**62),
-        generator=generator,
-        dtype=dtype,
-        learning_rate=learning_rate(spec),
-        clip=spec.clip,
-        episodes_per_update=spec.episodes_per_update or 1,
-    )
+
+    def fitted() -> Generator[tuple[int, Terms], None, None]:
+        # a graph has the shapes of one stage, and ends with it
+        for until, episodes in stages:
+            yield from fit(
+                model,
+                episodes,
+                build_objective(spec),
+                optimizer,
+                spec.num_samples,
+                range(done, min(until, last)),
+                generator=generator,
+                dtype=dtype,
+                learning_rate=learning_rate(spec),
+                clip=spec.clip,
+                episodes_per_update=spec.episodes_per_update or 1,
+                graph=graph,
+            )
+
+    steps = fitted()
     name = spec.model if spec.read is None else f"{spec.model} ({spec.read})"
     window: list[torch.Tensor] = []
     saved = started = time.monotonic()
@@ -192,11 +207,13 @@ def _train(
                 with open(log, "a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
                 bar.set_postfix({k: f"{v:.2f}" for k, v in line.items() if k not in ("update", "seconds")})
-            if time.monotonic() - saved > SAVE_SECONDS:
+            # with a graph, other updates may follow one whose bound broke: what would be saved is not known to be good
+            if time.monotonic() - saved > SAVE_SECONDS and not (graph and done % CHECK_EVERY):
                 save()
                 saved = time.monotonic()
             if stop:
                 break
+        steps.close()  # which looks at the bound
         save()
     if caught:
         how = "--updates without --from-scratch goes on" if restart else "the same command goes on from there"
@@ -214,28 +231,38 @@ def training_commit() -> str:
 
 
 def episodes_of(spec: TrainSpec, data: DataSet, device: torch.device) -> Callable[[int], Episode]:
-    """The training episodes by their number, for `fit`: a pure function of it, with the memory size of the stage that
-    its update is in.
+    """The training episodes by their number: a pure function of it, with the memory size of the stage that their update
+    is in.
+
+    Raises:
+        InputError: as `stages_of`.
+    """
+    stages, per_update = stages_of(spec, data, device), spec.episodes_per_update or 1
+    if len(stages) == 1:  # these take the number from the device too
+        return stages[0][1]
+
+    def episodes(number: int) -> Episode:
+        return next(own for until, own in stages if number // per_update < until)(number)
+
+    return episodes
+
+
+def stages_of(spec: TrainSpec, data: DataSet, device: torch.device) -> list[tuple[int, Episodes]]:
+    """The stages of training: until which update, and the episodes of all updates with its memory size.
 
     Raises:
         InputError: if the training set has too few classes, drawings or images, or `growth` or `episodes_per_update`
             cannot be.
     """
-    per_update = 1 if spec.episodes_per_update is None else spec.episodes_per_update
-    if per_update < 1:
-        raise InputError(f"episodes_per_update is {per_update}, must be 1 or more")
+    if spec.episodes_per_update is not None and spec.episodes_per_update < 1:
+        raise InputError(f"episodes_per_update is {spec.episodes_per_update}, must be 1 or more")
     growth = spec.growth or ()
     if growth:
         _check_growth(growth, spec.episode)
     images = data.train.to(device)
     final = Episodes(images, spec.episode, spec.seed)
     stages = [(until, Episodes(images, replace(spec.episode, memory_size=size), spec.seed)) for size, until in growth]
-
-    def episodes(number: int) -> Episode:
-        update = number // per_update
-        return next((smaller for until, smaller in stages if update < until), final)(number)
-
-    return episodes
+    return [*stages, (ENDLESS, final)]
 
 
 def _check_growth(growth: tuple[tuple[int, int], ...], episode: EpisodeSpec) -> None:
@@ -274,6 +301,26 @@ def _lines_until(log: Path, update: int) -> Iterator[str]:
             return  # torn when the run was stopped
         if row["update"] <= update:
             yield line
+
+
+@contextmanager
+def deterministic_float32() -> Iterator[None]:
+    """What the reference path asks of CUDA: float32 that is not rounded on the way, and the same numbers each time.
+
+    What has no deterministic kernel warns. That is the running sum of q(a|x), of which only a single row's is not.
+    """
+    modes = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    # without it cuBLAS is not deterministic; it is read when a process first multiplies on the device
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(modes[0], warn_only=modes[1])
+        if workspace is None:
+            del os.environ["CUBLAS_WORKSPACE_CONFIG"]
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from reports.results import (
     MEMORY_SIZES,
     PAPERS_DATA,
     SCALING_CLASSES,
+    SETTING,
     TABLE1_CLASSES,
     TABLE1_SHOTS,
     WAYS,
@@ -346,12 +347,14 @@ def overfits(found: Measured) -> Verdict:
 
 def faster_from(read: str) -> Compute:
     """The |M| from which on VMA with K = 4 makes its updates faster than soft attention with K = 1, see
-    `statistics.crossover`; NaN if it does at none. Of several devices the last one counts.
+    `statistics.crossover`; NaN if it does at none. Every entry has its gradient; of several devices, numbers of threads
+    and precisions the last one counts.
     """
 
     def find_size(find: Finder) -> Measured:
-        rows = find.rows[find.rows.metric == "seconds_per_update"].sort_values("created")
-        rows = rows[rows.device == rows.device.iloc[-1]] if len(rows) else rows
+        rows = select(find.rows, metric="seconds_per_update", variant=None).sort_values("created")
+        setting = rows.groupby(list(SETTING), dropna=False).ngroup()
+        rows = rows[setting == setting.iloc[-1]] if len(rows) else rows
         rows = rows.drop_duplicates(["model", "read", "train_num_samples", "memory_size"], keep="last")
         hard = select(rows, model="vma", train_num_samples=4).set_index("memory_size", drop=False)
         soft = select(rows, model="soft", read=read, train_num_samples=1).set_index("memory_size", drop=False)

@@ -10,8 +10,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.results import FEWSHOT_SHOTS, MEMORY_SIZES, PAPERS_DATA, VARIANTS, Results, select
-from reports.statistics import crossover, differences, seed_means
+from reports.results import (
+    FEWSHOT_SHOTS,
+    MEMORY_SIZES,
+    PAPERS_DATA,
+    SAMPLED,
+    SETTING,
+    TIMED,
+    VARIANTS,
+    Results,
+    Row,
+    select,
+)
+from reports.statistics import Values, crossover, crossover_interval, differences, seed_means
 
 BOUND = ("nll", "kl_a", "kl_z")
 # The paper's words on each variant, by the id of its number.
@@ -26,7 +37,7 @@ WAYS = ["classes", "shots"]
 # Lines stand in the order of their values, but for these columns.
 ORDER = {
     "model": ["vma", "soft", "vae"],
-    "variant": list(VARIANTS),
+    "variant": [*VARIANTS, SAMPLED],
     "split": ["train", "test"],
     "recipe": ["paper", "smoke", "grown", "smoke-grown"],
 }
@@ -46,7 +57,8 @@ def cells(results: Results, experiment: str, keys: Sequence[str], metrics: Seque
 
 
 def _rank(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    return column.map(ORDER[str(column.name)].index) if column.name in ORDER else column
+    order = ORDER.get(str(column.name))
+    return column if order is None else column.map({value: place for place, value in enumerate(order)})
 
 
 def recall(results: Results) -> pd.DataFrame:
@@ -185,27 +197,70 @@ def ablations(results: Results) -> pd.DataFrame:
 
 
 def wallclock(results: Results) -> pd.DataFrame:
-    """seconds_per_update is the median over n rounds, q25 and q75 the quartiles; peak_bytes."""
-    keys = ["model", "read", "train_num_samples", "train_memory_size"]
-    frame = cells(results, "wallclock", keys, ("seconds_per_update", "peak_bytes"))
-    means = seed_means(results.of("wallclock", metric="seconds_per_update"))
-    return frame.merge(means[[*keys, "q25", "q75"]], "left", keys)
+    """seconds_per_update is the median over n rounds, q25 and q75 the quartiles; peak_bytes. Also setting, what was
+    timed on in words: its lines stand together, and those of the setting with the most lines come first.
+    """
+    keys = ["variant", "model", "read", "train_num_samples", "train_memory_size"]
+    parts = []
+    for words, where in settings(results):
+        frame = cells(results, TIMED, keys, ("seconds_per_update", "peak_bytes"), **where)
+        means = seed_means(results.of(TIMED, metric="seconds_per_update", **where))
+        parts.append(frame.merge(means[[*keys, "q25", "q75"]], "left", keys).assign(setting=words))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*keys, "seconds_per_update"])
+
+
+def settings(results: Results) -> list[tuple[str, dict[str, Any]]]:
+    """Each machine, number of threads and precision that updates were timed with, in words and for `select`; that with
+    the most rows first.
+    """
+    sizes = results.of(TIMED, metric="seconds_per_update").groupby(list(SETTING), dropna=False, sort=False).size()
+    found = []
+    for values in sizes.sort_values(ascending=False, kind="stable").index:
+        known = [None if pd.isna(value) else value for value in values]
+        device, threads, dtype = known
+        words = [device, None if threads is None else f"{threads:.0f} thread" + "s" * (threads > 1), dtype]
+        found.append((", ".join(word for word in words if word), dict(zip(SETTING, known, strict=True))))
+    return found
 
 
 def crossovers(results: Results) -> pd.DataFrame:
-    """From which |M| on VMA's updates are faster than soft attention's: a line for each read and train_num_samples.
+    """From which |M| on VMA's updates are faster than soft attention's, both with a gradient for every entry: a line
+    for each setting, read and train_num_samples.
 
-    memory_size is NaN where they are not at the largest common size, see `statistics.crossover`.
+    memory_size is NaN where they are not at the largest common size, see `statistics.crossover`; low and high are the
+    ends of its 95 % interval (an end is infinite where it may be at none), NaN where the seconds of the rounds are
+    missing.
     """
-    frame = wallclock(results)
-    hard = select(frame, model="vma").set_index("train_memory_size").seconds_per_update
     lines = []
-    for key, part in select(frame, model="soft").groupby(["read", "train_num_samples"], sort=True):
-        soft = part.set_index("train_memory_size").seconds_per_update
-        sizes = np.array(sorted(set(hard.index) & set(soft.index)))
-        found = crossover(sizes, hard[sizes].to_numpy(), soft[sizes].to_numpy())
-        lines.append([*key, np.nan if found is None else found])
-    return pd.DataFrame(lines, columns=["read", "train_num_samples", "memory_size"])
+    for words, where in settings(results):
+        rows = results.of(TIMED, metric="seconds_per_update", variant=None, **where).drop_duplicates(
+            ["model", "read", "train_num_samples", "train_memory_size"], keep="last"
+        )
+        hard = select(rows, model="vma").set_index("train_memory_size", drop=False)
+        for key, part in select(rows, model="soft").groupby(["read", "train_num_samples"], sort=True):
+            soft = part.set_index("train_memory_size", drop=False)
+            sizes = np.array(sorted(set(hard.index) & set(soft.index)))
+            found = crossover(sizes, hard.value[sizes].to_numpy(), soft.value[sizes].to_numpy())
+            pairs = [_rounds(results, hard.loc[size], soft.loc[size]) for size in sizes]
+            known = [pair for pair in pairs if pair is not None]
+            ends = (np.nan, np.nan)
+            if known and len(known) == len(pairs):
+                ends = crossover_interval(sizes, *zip(*known, strict=True))
+            lines.append([words, *key, np.nan if found is None else found, *ends])
+    return pd.DataFrame(lines, columns=["setting", "read", "train_num_samples", "memory_size", "low", "high"])
+
+
+def _rounds(results: Results, hard: Row, soft: Row) -> tuple[Values, Values] | None:
+    """The seconds of the rounds behind two rows; None if they are not there, not as many, or of another machine, whose
+    arrays have the same name.
+    """
+    found = []
+    for row in (hard, soft):
+        seconds = (results.artifact(row) or {}).get("seconds")
+        if seconds is None or not np.isclose(np.median(seconds), row["value"], rtol=1e-3):
+            return None
+        found.append(seconds.astype(float))
+    return (found[0], found[1]) if len(found[0]) == len(found[1]) else None
 
 
 def number(results: Results, key: str) -> float:

@@ -44,6 +44,10 @@ PAPERS_DATA = {
     "table1": "omniglot_gmn",
 }
 
+# What a time depends on beside its cell: times on different machines are never one line, nor is the last of them right.
+SETTING = ("device", "threads", "dtype")
+TIMED = "wallclock"
+
 # The recipes that experiments declare, where it is not "paper" alone. Smoke runs put "smoke" in its place or before it.
 RECIPES = {"recall": ("paper", "grown"), "ablations": ("ablation",)}
 
@@ -57,6 +61,8 @@ TABLE1_SHOTS = (1, 2, 3, 4, 5, 10, 19)
 WAYS = ((5, 1), (5, 5), (20, 1), (20, 5))
 VARIANTS = ("control", "flat-prior", "inner", "cosine", "tied", "geometric", "classes32", "lr1e-4")
 WALLCLOCK_SIZES = (16, 32, 48, 64, 128, 256, 512, 1024, 2048, 4096)
+SAMPLED = "sampled-gradient"  # the variant whose memory has a gradient for some of its entries alone
+SAMPLED_SIZES = (128, 256, 512, 1024, 2048, 4096)
 
 
 class InputError(ValueError):
@@ -261,13 +267,15 @@ def _that_count(rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
             part = part[part.dataset == chosen]
         # of the same cell the row of the most targets counts, and of several such the last
         part = part.sort_values("n", kind="stable")
-        same = part.duplicated([*CELL, "train_seed", "updates"], keep="last")
-        smaller = same & (part.n < part.groupby([*CELL, "train_seed", "updates"], dropna=False).n.transform("max"))
+        apart = SETTING if experiment == TIMED else ()
+        whole = [*CELL, *apart, "train_seed", "updates"]
+        same = part.duplicated(whole, keep="last")
+        smaller = same & (part.n < part.groupby(whole, dropna=False).n.transform("max"))
         left_out += _left_out(part[smaller], "n", "there are rows of the same cells over more targets")
         part = part[~same]
         declared_keys = {key for cell in CELLS.get(experiment, ()) for key in cell}
         varied = {"model", "read", "targets", "metric", "rule"} | declared_keys
-        told = [key for key in CELL if key in varied or experiment not in CELLS]
+        told = [*(key for key in CELL if key in varied or experiment not in CELLS), *apart]
         alike = part.duplicated([*told, "train_seed", "updates"], keep="last")
         left_out += _left_out(part[alike], "train_id", "later rows differ in nothing that the experiment varies")
         part = part[~alike]
@@ -363,8 +371,16 @@ CELLS: dict[str, list[dict[str, Any]]] = {
     "classification": [{"classes": c, "shots": s, "rule": r} for c, s in WAYS for r in ("address", "likelihood")],
     "ablations": _grid(variant=VARIANTS, num_samples=BOTH),
     "wallclock": [
-        *_grid(model="vma", train_num_samples=4, train_memory_size=WALLCLOCK_SIZES),
-        *_grid(model="soft", read=("images", "features"), train_num_samples=(1, 4), train_memory_size=WALLCLOCK_SIZES),
+        *_grid(model="vma", train_num_samples=4, train_memory_size=WALLCLOCK_SIZES, variant=None),
+        *_grid(
+            model="soft",
+            read=("images", "features"),
+            train_num_samples=(1, 4),
+            train_memory_size=WALLCLOCK_SIZES,
+            variant=None,
+        ),
+        *_grid(model="vma", train_num_samples=4, train_memory_size=SAMPLED_SIZES, variant=SAMPLED),
+        *_grid(model="soft", read="features", train_num_samples=1, train_memory_size=SAMPLED_SIZES, variant=SAMPLED),
         *_grid(model="vae"),
     ],
 }

@@ -173,3 +173,29 @@ def crossover(sizes: Values, hard: Values, soft: Values) -> float | None:
     i = slower[-1]
     logs = np.log(sizes)
     return float(np.exp(logs[i] + (logs[i + 1] - logs[i]) * lead[i] / (lead[i] - lead[i + 1])))
+
+
+def crossover_interval(sizes: Values, hard: Sequence[Values], soft: Sequence[Values]) -> tuple[float, float]:
+    """The 95 % interval of the crossover of medians, by the bootstrap over rounds, always with the same random numbers.
+
+    Args:
+        sizes: memory sizes, ascending (n,).
+        hard, soft: seconds an update in each round, at each of the sizes. At one size the rounds of both are pairs,
+            made one after the other, and are drawn together.
+
+    Returns:
+        Its ends, the smallest size where hard is faster everywhere, infinite where it is not at the largest.
+    """
+    rng = np.random.default_rng(0)
+    medians = []
+    for one, other in zip(hard, soft, strict=True):
+        rounds = np.stack([one, other])
+        drawn = rng.integers(rounds.shape[1], size=(RESAMPLES, rounds.shape[1]))
+        medians.append(np.median(rounds[:, drawn], axis=-1))
+    found = [crossover(sizes, *sample) for sample in np.array(medians).transpose(2, 1, 0)]
+    ends = np.quantile(
+        [np.inf if one is None else one for one in found],
+        ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2),
+        method="nearest",  # there is nothing between a size and an infinite one
+    )
+    return float(ends[0]), float(ends[1])

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports import frames
-from reports.results import Results, select, stand_ins
+from reports import frames, timing
+from reports.results import SAMPLED, Results, select, stand_ins
 from reports.results import paper_numbers as paper_numbers
 from reports.statistics import clustered_stderr
 
@@ -127,7 +127,9 @@ def scaling_grid(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table: what it is called, the experiments that it is made of, its tidy frame and how that is read."""
+    """A table: what it is called, the experiments that it is made of (none for what timing/ holds), its tidy frame and
+    how that is read.
+    """
 
     name: str
     title: str
@@ -253,16 +255,18 @@ def ablations_grid(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def wallclock_grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """A line for each model, K and size of memory; milliseconds, and mebibytes at the peak."""
+    """A line for each model, K, size of memory and machine; milliseconds, and mebibytes at the peak."""
     in_ms = [_plain(1000 * frame[name], 1) for name in ("q25", "q75")]
     columns = {
         "model": _models(frame),
         "K": _whole(frame.train_num_samples),
         "|M|": _whole(frame.train_memory_size),
+        "gradient of": ["some entries" if variant == SAMPLED else "every entry" for variant in frame.variant],
         "ms an update": _plain(1000 * frame.seconds_per_update, 1),
         "quartiles": [f"{low} to {high}" for low, high in zip(*in_ms, strict=True)],
         "peak, MiB": _plain(frame.peak_bytes / 2**20, 0),
         "rounds": _whole(frame.n),
+        "on": frame.setting,
     }
     return pd.DataFrame({**columns, "seeds": _whole(frame.seeds), "": ["*" if d else "" for d in frame.dirty]})
 
@@ -361,6 +365,28 @@ TABLES = {
             frames.wallclock,
             wallclock_grid,
         ),
+        TableSpec(
+            "timing-ratios",
+            "How much faster what exists for speed is, medians and quartiles over rounds in which both took turns",
+            (),
+            timing.ratios,
+            timing.ratios_grid,
+        ),
+        TableSpec(
+            "timing-updates",
+            "Time of an update by model, medians and quartiles over rounds",
+            (),
+            timing.updates,
+            timing.updates_grid,
+        ),
+        TableSpec(
+            "timing-evaluation",
+            "Time of evaluating a target against K and the size of memory, medians and quartiles over rounds; the peak "
+            "of memory is that of a process that does nothing else",
+            (),
+            timing.evaluations,
+            timing.evaluations_grid,
+        ),
     )
 }
 
@@ -369,8 +395,8 @@ def title(results: Results, name: str) -> str:
     """What stands above a table: what it shows, what its marks mean, and what its rows are of."""
     spec = TABLES[name]
     rows = results.rows[results.rows.experiment.isin(spec.experiments)]
-    parts = [spec.title, "± standard error"]
-    if rows.dirty.any():
+    parts = [spec.title, "± standard error"] if spec.experiments else [spec.title]
+    if rows.dirty.any() or (not spec.experiments and spec.frame(results).dirty.any()):
         parts.append("* made by code that differs from any commit")
     if results.smoke:
         parts.insert(0, "SMOKE RUN, NOT RESULTS")

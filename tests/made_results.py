@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks import experiments
 from benchmarks.spec import Cell, TrainSpec, identity
 from benchmarks.store import append_rows, record_specs, write_artifact
+from benchmarks.timing.support import Ratio, write_entries, write_ratio
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Metrics = list[dict[str, Any]]
@@ -60,6 +61,7 @@ def make_results(folder: Path, smoke: bool = False) -> Path:
                 write_artifact(folder / "artifacts" / artifact, arrays)
             append_rows(folder / f"{name}.jsonl", rows)
         record_specs(folder / "specs.jsonl", specs)
+        _make_timing(folder / "timing")
     (folder / "training").mkdir(exist_ok=True)
     for train_id, (train, updates, nll, kl_a) in runs.items():
         log = folder / "training" / f"{train.model}-{train_id}.jsonl"
@@ -239,11 +241,29 @@ def _timed(cell: Cell) -> tuple[Metrics, Arrays]:
         ("soft", "features", 4): (0.048, 0.0011),
         ("vae", None, 1): (0.021, 0.0),
     }[cell.train.model, cell.train.read, cell.train.num_samples]
-    seconds = (fixed + slope * size) * np.random.default_rng(size).gamma(200, 1 / 200, 12)
+    slope *= 0.4 if cell.variant else 1
+    shared, own = np.random.default_rng(size), np.random.default_rng([size, cell.train.num_samples, int(1e4 * slope)])
+    noise = shared.gamma(200, 1 / 200, 12) * own.gamma(2000, 1 / 2000, 12)
+    seconds = (fixed + slope * size) * noise / np.median(noise)
     low, middle, high = (float(quantile) for quantile in np.quantile(seconds, (0.25, 0.5, 0.75)))
     times = {"metric": "seconds_per_update", "value": middle, "stderr": None, "n": 12, "q25": low, "q75": high}
-    memory = {"metric": "peak_bytes", "value": float(3 * 10**8 + 10**5 * size), "stderr": None, "n": 12}
+    memory = {"metric": "peak_bytes", "value": float(3 * 10**8 + 10**9 * slope * size), "stderr": None, "n": 12}
     return [times, memory], {"seconds": seconds.astype(np.float32)}
+
+
+def _make_timing(folder: Path) -> None:
+    commit = "c" * 40
+    for place, name in enumerate(("evaluate-vs-loop", "flops-vs-matmul", "update-vs-plain")):
+        write_ratio(folder / "ratios.csv", Ratio(name, 0.5 + 2 * place, 0.4, 5.0, "made up, 2 threads", commit))
+    write_ratio(folder / "ratios.csv", Ratio("graph-vs-eager", 3.0, 2.0, 4.0, "another one", commit + "+"))
+    shared = {"machine": {"device": "made up", "torch": "2.13.0+cpu", "threads": 2}, "commit": commit}
+    shared |= {"stats": {"median": 0.4, "q1": 0.3, "q3": 0.6, "iqr": 0.3, "min": 0.2, "rounds": 9}}
+    update = {"model": "soft", "read": "images", "network": "paper", "entries": 32, "K": 1, "B": 32, "dtype": "float32"}
+    write_entries(folder / "update.json", [shared | {"name": "test_update[soft-images]", "extra_info": update}])
+    target = {"entries": 2736, "K": 1000, "B": 8, "dtype": "bfloat16", "weights": "untrained", "peak_bytes": 2**30}
+    several = [shared | {"name": "test_evaluate[1000-2736]", "extra_info": target | {"B": 1, "peak_bytes": None}}]
+    several.append(shared | {"name": "test_evaluate_against_a_loop[8]", "extra_info": target})
+    write_entries(folder / "evaluation.json", several)
 
 
 def _glyph(kind: int, drawing: int, size: int = 26) -> np.ndarray[Any, Any]:

@@ -255,6 +255,18 @@ def test_the_crossover_may_be_at_twice_the_papers_size(
     assert outcome.verdict == verdict
 
 
+def test_the_crossover_is_of_the_last_setting_and_of_whole_gradients(tmp_path: Path) -> None:
+    rows = invented("wallclock")
+    for row in rows:
+        row["created"] = "2026-01-01T00:00:00+00:00"
+    sampled = [row | {"variant": "sampled-gradient", "value": 0.1} for row in only(rows, model="vma")]
+    later = [row | {"dtype": "bfloat16", "created": "2026-01-02T00:00:00+00:00"} for row in rows]
+    for row in only(later, model="vma"):
+        row["value"] = 1.0
+    assert outcomes(tmp_path, rows + sampled)["wallclock.crossover"].ours == "at none up to 4096"
+    assert outcomes(tmp_path / "later", rows + later)["wallclock.crossover"].ours == "≤ 16"
+
+
 def test_hard_attention_that_is_never_faster_is_not_reproduced(tmp_path: Path) -> None:
     outcome = outcomes(tmp_path, invented("wallclock"))["wallclock.crossover"]
     assert outcome.verdict == "not reproduced"

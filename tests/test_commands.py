@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks import experiments, memory_size, scaling, store, table1
+from benchmarks import experiments, memory_size, paths, scaling, store, table1
 from benchmarks.cli import run_command
 from benchmarks.spec import TrainSpec
 from benchmarks.training import run_folder, train
@@ -209,3 +210,41 @@ def test_cells_that_cannot_share_their_targets_are_refused_before_training(
     assert call(table1, *arguments) == 2
     assert "share their targets" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_paths_compares_both_on_the_same_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In float32 both are one computation, and after two updates still one run."""
+    arguments = ["--dataset", "strokes", *TINY, "--dtype", "float32", "--seeds", "0", "1", "--out", str(tmp_path)]
+    assert call(paths, *arguments) == 0
+    frame = pd.read_csv(tmp_path / "paths.csv")
+    assert frame.path.tolist() == ["fast", "reference"] * 2
+    assert frame.seed.tolist() == [0, 0, 1, 1]
+    assert set(frame.updates) == {2}
+    assert set(frame.n) == {32}
+    np.testing.assert_allclose(frame.nll[::2], frame.nll[1::2], atol=1e-2)
+    printed = capsys.readouterr().out
+    assert "| mean |" in printed
+    assert "Standard deviation between seeds" in printed
+    assert BUILT_IN in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["--seeds", "1", "1"], "--seeds"), (["--updates", "0"], "--updates"), (["--reference"], "--reference")],
+)
+def test_paths_refuses_what_cannot_be(
+    arguments: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(paths, "--dataset", "strokes", "--out", str(tmp_path / "out"), *arguments) == 2
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_reference_path_can_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--dataset", "strokes", *TINY, "--classes", "2", "--shots", "1", "--out", str(tmp_path)]
+    assert call(scaling, *arguments, "--reference") == 0
+    specs = [line["spec"] for line in store.read_rows(tmp_path / "specs.jsonl")]
+    assert {(spec.get("path"), spec["dtype"]) for spec in specs if "model" in spec} == {("reference", "float32")}
+    capsys.readouterr()
+    assert call(scaling, *arguments, "--reference", "--dtype", "bfloat16") == 2
+    assert "float32" in capsys.readouterr().err

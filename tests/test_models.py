@@ -295,7 +295,7 @@ def test_forward_is_the_naive_loop(case: Case, K: int, B: int, M: int) -> None:
 
 @each_vma
 def test_what_depends_on_an_entry_alone_runs_once_an_entry(case: Case) -> None:
-    """The wall-clock claim rests on it. 3 entries, 15 pairs, 200 samples; `_distinct` pads to a multiple of 16. A tied
+    """The wall-clock claim rests on it. 3 entries, 15 pairs, 200 samples; `distinct` pads to a multiple of 16. A tied
     pyramid has run on the entries for the keys, and runs on the 5 targets for their queries.
     """
     model = build(case).requires_grad_(False)

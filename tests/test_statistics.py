@@ -12,6 +12,7 @@ from reports.results import Results, read_results
 from reports.statistics import (
     clustered_stderr,
     crossover,
+    crossover_interval,
     differences,
     interval,
     paired,
@@ -156,3 +157,23 @@ def test_the_crossover_is_where_hard_attention_begins_to_stay_faster(
 ) -> None:
     found = crossover(np.array([1.0, 4.0, 16.0]), np.array(hard), np.array(soft))
     assert found == (None if expected is None else pytest.approx(expected))
+
+
+def test_the_interval_of_a_crossover_is_of_rounds_in_pairs() -> None:
+    sizes = np.array([16, 32, 64, 128])
+    rng = np.random.default_rng(0)
+    noise = [rng.gamma(20, 1 / 20, 10) for _ in sizes]  # shared by a round, as when the machine is busy
+    hard = [2.0 * part for part in noise]
+    soft = [size / 24 * part for size, part in zip(sizes, noise, strict=True)]
+    assert crossover_interval(sizes, hard, soft) == pytest.approx((48, 48))
+    low, high = crossover_interval(sizes, hard, [part[::-1] for part in soft])
+    assert low < 45
+    assert high > 51
+
+
+def test_the_interval_of_a_crossover_can_have_no_end() -> None:
+    sizes = np.array([16, 32])
+    apart = np.array([1.0, 1.0, 5.0])
+    assert crossover_interval(sizes, [apart, apart], [2 * apart, 2 * apart]) == (16, 16)
+    low, high = crossover_interval(sizes, [apart, apart], [np.full(3, 2.0), np.full(3, 2.0)])
+    assert (low, high) == (16, np.inf)

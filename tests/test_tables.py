@@ -9,8 +9,8 @@ import pytest
 from made_results import make_results
 
 from benchmarks.store import write_artifact
-from reports import frames, tables
-from reports.results import PAPER, Results, read_results, select
+from reports import frames, tables, timing
+from reports.results import PAPER, InputError, Results, read_results, select
 from vma.evaluation import clustered_stderr
 
 BASE = {
@@ -109,7 +109,7 @@ def test_every_table_is_written_in_three_forms(name: str, made: Results, smoke: 
         assert page.startswith(mark)
         assert r"\toprule" in latex
         frame = pd.read_csv(paths[-1])
-        assert {"n", "updates", "seeds", "dirty"} <= set(frame.columns)
+        assert ({"n", "updates", "seeds", "dirty"} if tables.TABLES[name].experiments else {"dirty"}) <= set(frame)
         assert "nan" not in page
         assert len(frame) > 0
         assert sheet.count("\n") == len(frame) + 1
@@ -118,6 +118,7 @@ def test_every_table_is_written_in_three_forms(name: str, made: Results, smoke: 
 @pytest.mark.parametrize("name", tables.TABLES)
 def test_a_table_without_rows_is_not_written(name: str, made: Results, tmp_path: Path) -> None:
     results = only(made, ~made.rows.experiment.isin(tables.TABLES[name].experiments))
+    results = replace(results, folder=tmp_path / "without timings")
     assert tables.save(results, tmp_path, name) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -200,6 +201,59 @@ def test_crossovers_are_of_the_medians(made: Results) -> None:
     assert found["images", 1] == pytest.approx(19 / 0.4, abs=1)
     assert found["images", 4] == 16
     assert frames.crossovers(only(made, made.rows.model != "soft")).empty
+
+
+def test_a_crossover_has_an_interval_where_the_seconds_of_its_rounds_are_there(made: Results) -> None:
+    found = select(frames.crossovers(made), read="images", train_num_samples=1).iloc[0]
+    assert found.low < found.memory_size < found.high
+    slower = made.rows.assign(value=2 * made.rows.value)  # whose arrays are of another machine then
+    found = select(frames.crossovers(replace(made, rows=slower)), read="images", train_num_samples=1).iloc[0]
+    assert np.isnan(found.low)
+    assert np.isnan(found.high)
+
+
+def test_machines_and_precisions_are_timed_apart(made: Results) -> None:
+    rows = made.rows[(made.rows.experiment == "wallclock") & (made.rows.train_memory_size != 48)]
+    rows = rows.assign(device="another", dtype="bfloat16", value=rows.value / 10)
+    both = replace(made, rows=pd.concat([made.rows, rows], ignore_index=True))
+    frame = frames.wallclock(both)
+    assert list(frame.setting.unique()) == ["made up, 2 threads, float32", "another, 2 threads, bfloat16"]
+    assert frame.equals(pd.concat([frames.wallclock(made), frame[frame.setting != frame.setting[0]]]))
+    assert list(frames.crossovers(both).setting.unique()) == list(frame.setting.unique())
+
+
+def test_ratios_stand_with_what_they_mean_and_what_is_wanted(made: Results) -> None:
+    frame = timing.ratios(made)
+    assert list(frame.name) == ["update-vs-plain", "flops-vs-matmul", "evaluate-vs-loop", "graph-vs-eager"]
+    assert frame.wanted.tolist()[:3] == [2.2, 0.6, 5.0]
+    assert frame.meaning.str.len().min() > 20
+    grid = timing.ratios_grid(frame)
+    assert grid.iloc[0, 1:4].tolist() == ["4.50", "0.40 to 5.00", "at least 2.2"]
+    assert grid[""].tolist() == ["", "", "", "*"]
+    assert "* made by code" in tables.title(made, "timing-ratios")
+    assert "±" not in tables.title(made, "timing-ratios")
+
+
+def test_seconds_of_evaluation_are_of_one_target(made: Results) -> None:
+    frame = timing.evaluations(made).set_index("B")
+    assert frame["median"].to_dict() == {1: 0.4, 8: 0.05}
+    assert timing.evaluations_grid(timing.evaluations(made))["peak, MiB"].tolist() == ["", "1,024"]
+
+
+@pytest.mark.parametrize("content", ["name,ratio\nx,1\n", "name,ratio,q25,q75,device,commit\nx,much,1,1,d,c\n", ""])
+def test_a_damaged_file_of_ratios_is_named(content: str, made: Results, tmp_path: Path) -> None:
+    (tmp_path / "timing").mkdir()
+    (tmp_path / "timing" / "ratios.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"ratios\.csv is no table of ratios"):
+        timing.ratios(replace(made, folder=tmp_path))
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"benchmarks": [{}]}', '{"benchmarks": [3]}'])
+def test_a_damaged_file_of_timings_is_named(content: str, made: Results, tmp_path: Path) -> None:
+    (tmp_path / "timing").mkdir()
+    (tmp_path / "timing" / "update.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"update\.json is damaged"):
+        timing.updates(replace(made, folder=tmp_path))
 
 
 def test_stand_ins_are_said_in_the_title(made: Results) -> None:

@@ -95,7 +95,11 @@ class Addressing(nn.Module):
 
     def log_posterior(self, x: Float[Tensor, "B *query"], keys: Keys) -> Float[Tensor, "B M"]:
         """log q(a|x) for every address (eq. 4)."""
-        return self.similarity(keys.e_a, self.queries(x)).log_softmax(-1)  # eq. 4
+        return self.log_posterior_of(self.queries(x), keys)
+
+    def log_posterior_of(self, e_q: Float[Tensor, "B E"], keys: Keys) -> Float[Tensor, "B M"]:
+        """log q(a|x) for every address, of targets with these queries (eq. 4)."""
+        return self.similarity(keys.e_a, e_q).log_softmax(-1)  # eq. 4
 
     def queries(self, x: Float[Tensor, "B *query"]) -> Float[Tensor, "B E"]:
         """e^q = h^q(x) of each target (eq. 6)."""

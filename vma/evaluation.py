@@ -76,7 +76,8 @@ def evaluate(
     """The bound with K = `num_samples` and its parts for every target of the episodes `steps`.
 
     Memory is encoded once an episode, and what depends on an entry or on a target and an entry alone is computed once
-    for all K samples; at most `chunk` images go through a network at a time. The random draws of an episode depend on `seed` and its step alone, not on which other episodes are evaluated.
+    for all K samples; at most `chunk` images go through a network at a time. The random draws of an episode depend on
+    `seed` and its step alone, not on which other episodes are evaluated.
 
     Args:
         encode: gives what the model keeps of an episode's memory where that is known already; by default its

@@ -160,8 +160,8 @@ class VariationalMemoryAddressing(nn.Module):
 
         # q(z|m, x) depends on the pair (x, m_a) alone, p(z|m) and the conditions on m_a alone: each runs once for what
         # is distinct
-        pair, pair_of = _distinct(torch.arange(B, device=x.device) * M + a, B * M)
-        entry, entry_of = _distinct(a, M)
+        pair, pair_of = distinct(torch.arange(B, device=x.device) * M + a, B * M)
+        entry, entry_of = distinct(a, M)
         parameters = [
             self.posterior(self.sizes.join(x[part // M], encoded.memory[part % M])) for part in pair.split(chunk)
         ]
@@ -228,10 +228,10 @@ class VariationalMemoryAddressing(nn.Module):
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def _distinct(index: Int[Tensor, "K B"], bound: int) -> tuple[Int[Tensor, " U"], Int[Tensor, " KB"]]:
+def distinct(index: Int[Tensor, "*shape"], bound: int) -> tuple[Int[Tensor, " U"], Int[Tensor, " KB"]]:
     """The distinct values below `bound`, padded with the first to a multiple of 16, and the place of each flattened
     element among them.
 

@@ -7,12 +7,12 @@ In float32 on contiguous tensors, eager and deterministic, it is what the fast p
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vma.addressing import kl_categorical
 from vma.model import Encoded, VariationalMemoryAddressing
-from vma.networks import ConvDecoder, Levels, UpConv, log_bernoulli, log_normal, split_gaussian
+from vma.networks import ConvConditioner, ConvDecoder, Levels, UpConv, log_bernoulli, log_normal, split_gaussian
 from vma.objectives import Terms
 
 
@@ -54,14 +54,18 @@ class ReferenceAddressing(VariationalMemoryAddressing):
         """
         if not isinstance(self.decoder, ConvDecoder):
             return self.decoder(z, self.conditioner(levels))
-        m = self.conditioner.vector(levels[-1].flatten(1))
-        h = self.decoder.base(torch.cat((z, m), -1)).unflatten(1, self.decoder.base_shape)
-        for layer, skip, level in zip(self.decoder.layers, self.conditioner.skips, reversed(levels), strict=True):
+        decoder, conditioner = self.decoder, self.conditioner
+        assert isinstance(conditioner, ConvConditioner)
+        h = decoder.base(torch.cat((z, conditioner.vector(levels[-1].flatten(1))), -1)).unflatten(1, decoder.base_shape)
+        for layer, skip, level in zip(decoder.layers, conditioner.skips, reversed(levels), strict=True):
             joined = torch.cat((F.relu(h), level), 1)
             if isinstance(layer, UpConv):
+                assert isinstance(skip, UpConv)
                 weight = torch.cat((layer.weight, skip.weight), 0)
                 padding = [(size - 1) % 2 for size in layer.size]
                 h = F.conv_transpose2d(joined, weight, layer.bias, stride=2, padding=1, output_padding=padding)
             else:
+                assert isinstance(layer, nn.Conv2d)
+                assert isinstance(skip, nn.Conv2d)
                 h = F.conv2d(joined, torch.cat((layer.weight, skip.weight), 1), layer.bias, padding=1)
         return h

@@ -55,6 +55,17 @@ def test_an_episode_is_a_pure_function_of_seed_and_step(spec: EpisodeSpec) -> No
     assert len({str(other) for other in others}) == 100
 
 
+@each
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_a_step_that_is_a_tensor_gives_the_same_episode(spec: EpisodeSpec, device: str) -> None:
+    """It counts on the device, inside a CUDA graph."""
+    episodes = Episodes(EVEN.to(device), spec, 7)
+    for step in (0, 1, 2, 10**12):
+        given, counted = episodes(step), episodes(torch.full((), step, device=device))
+        assert indices(counted) == indices(given)
+        assert torch.equal(counted.x, given.x)
+
+
 @pytest.mark.cuda
 @each
 def test_an_episode_is_the_same_on_every_device(spec: EpisodeSpec) -> None:

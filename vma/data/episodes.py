@@ -100,6 +100,8 @@ class Episodes:
     device.
 
     Random choices sort a counter-based hash of (seed, step, what is chosen from), so there is no sampler state to save.
+    `step` is an int, or a tensor () of int64 on the set's device, whose value the host never asks for: so a CUDA graph
+    draws its own episodes.
 
     Args:
         images: the set; its tensors decide the device.
@@ -127,7 +129,7 @@ class Episodes:
                 f"memory_size is {spec.memory_size}, the set has {len(self.images)} images: lower memory_size"
             )
 
-    def __call__(self, step: int) -> Episode:
+    def __call__(self, step: int | Tensor) -> Episode:
         spec = self.spec
         if spec.protocol in ("per_class", "gmn"):
             x_index, memory_index = self._few_shot(step)
@@ -146,7 +148,7 @@ class Episodes:
             memory_class=None if memory_index is None else self._class_of(memory_index),
         )
 
-    def _few_shot(self, step: int) -> tuple[Tensor, Tensor]:
+    def _few_shot(self, step: int | Tensor) -> tuple[Tensor, Tensor]:
         spec = self.spec
         classes = self.eligible[self._keys(step, 0, self.eligible).argsort()[: spec.classes]]
         starts, counts = self.offsets[classes], self.offsets[classes + 1] - self.offsets[classes]
@@ -161,12 +163,12 @@ class Episodes:
         drawing = _scale(self._keys(step, 3, torch.arange(spec.shots, device=classes.device)), counts[member])
         return targets, starts[member] + drawing
 
-    def _keys(self, step: int, stream: int, counter: Tensor) -> Tensor:
+    def _keys(self, step: int | Tensor, stream: int, counter: Tensor) -> Tensor:
         return _keys(self.seed, step, stream, counter)
 
-    def _below(self, bound: int, step: int, stream: int, n: int) -> Tensor:
+    def _below(self, bound: int, step: int | Tensor, stream: int, n: int) -> Tensor:
         """n integers in [0, bound), with replacement."""
-        return _scale(self._keys(step, stream, torch.arange(n, device=self.offsets.device)), torch.tensor(bound))
+        return _scale(self._keys(step, stream, torch.arange(n, device=self.offsets.device)), bound)
 
     def _class_of(self, index: Tensor) -> Tensor:
         return torch.searchsorted(self.offsets, index.contiguous(), right=True) - 1
@@ -203,15 +205,15 @@ def subsample_memory(episode: Episode, memory_size: int, seed: int, step: int) -
     )
 
 
-def _keys(seed: int, step: int, stream: int, counter: Tensor) -> Tensor:
+def _keys(seed: int, step: int | Tensor, stream: int, counter: Tensor) -> Tensor:
     """63-bit hashes of (seed, step, stream, counter)."""
-    salt = _mix(torch.tensor(seed, device=counter.device))
-    salt = _mix(salt ^ torch.tensor(step, device=counter.device))
-    salt = _mix(salt ^ torch.tensor(stream, device=counter.device))
+    # a tensor of one number on the CPU goes into a device's kernels as a constant: it is never copied there
+    salt = _mix(torch.tensor(seed))
+    salt = _mix(_mix(salt ^ step) ^ stream)
     return _mix(salt ^ counter) & torch.iinfo(torch.int64).max
 
 
-def _scale(keys: Tensor, bound: Tensor) -> Tensor:
+def _scale(keys: Tensor, bound: int | Tensor) -> Tensor:
     """63-bit hashes to integers in [0, bound) by their upper 31 bits; the bias is below bound / 2^31."""
     return (keys >> 32) * bound >> 31
 

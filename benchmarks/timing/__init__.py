@@ -1,0 +1,1 @@
+"""What exists for speed, measured: `pytest benchmarks/timing --benchmark-only`."""

@@ -1,0 +1,179 @@
+"""What `benchmarks/timing` measured: the ratios, what each means and what is wanted of it, and seconds by benchmark."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports.results import InputError, Results
+
+COLUMNS = ("name", "ratio", "q25", "q75", "device", "commit")
+
+# What each ratio is, and the least that the suite wants of it.
+MEANINGS: dict[str, tuple[str, float | None]] = {
+    "update-vs-plain": ("how many times faster than the reference path an update is, few-shot model", 2.2),
+    "flops-vs-matmul": (
+        "operations of the reference path's update in the time of an update, as a fraction of a matrix product's "
+        "(bfloat16, 2,048 x 2,048)",
+        0.6,
+    ),
+    "mlp-update-vs-plain": ("as update-vs-plain, MLPs that learn to recall from 256 digits", None),
+    "update-vs-float32": ("how many times faster than float32 mixed precision is, same code", None),
+    "hard-exact-vs-soft-features-4096": (
+        "how many times faster VMA's update (K = 4) is than that of soft attention over features (K = 1), 4,096 "
+        "entries, a gradient for each",
+        None,
+    ),
+    "hard-approx-vs-soft-features-4096": (
+        "the same, VMA's memory with a gradient for the entries that are drawn and a sample of the others",
+        None,
+    ),
+    "evaluate-vs-loop": (
+        "how many times faster than the training forward in a loop a target is evaluated, K = 1,000, 2,736 entries, 8 "
+        "targets that share a memory",
+        5.0,
+    ),
+    "evaluate-vs-loop-alone": ("the same for one target with a memory of its own", None),
+    "graph-vs-eager": ("how many times faster an update is as one CUDA graph", None),
+    "side-by-side-throughput": ("updates a second of four processes on one device against one alone", None),
+}
+
+
+def ratios(results: Results) -> pd.DataFrame:
+    """timing/ratios.csv, in the order of MEANINGS: COLUMNS, then meaning, wanted (NaN where nothing is) and dirty.
+
+    Raises:
+        InputError: if the file is not such a table; names it.
+    """
+    path = results.folder / "timing" / "ratios.csv"
+    try:
+        frame = pd.read_csv(path, dtype=dict.fromkeys(("name", "device", "commit"), "str"))
+        frame = frame[list(COLUMNS)].astype(dict.fromkeys(("ratio", "q25", "q75"), float))
+    except FileNotFoundError:
+        frame = pd.DataFrame(columns=list(COLUMNS))
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{path} is no table of ratios ({' '.join(str(error).split())}): restore it, or delete it and measure again"
+        ) from None
+    known = [MEANINGS.get(name, ("", None)) for name in frame.name]
+    wanted = pd.Series([least for _, least in known], frame.index, dtype=float)
+    places = {name: place for place, name in enumerate(MEANINGS)}
+    dirty = frame.commit.astype(str).str.endswith("+")
+    frame = frame.assign(meaning=[meaning for meaning, _ in known], wanted=wanted, dirty=dirty)
+    return frame.sort_values("name", key=lambda names: names.map(places), kind="stable", ignore_index=True)
+
+
+def ratios_grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """A line for each ratio and device."""
+    return pd.DataFrame(
+        {
+            "ratio": frame.name,
+            "median": [f"{ratio:.2f}" for ratio in frame.ratio],
+            "quartiles": [f"{low:.2f} to {high:.2f}" for low, high in zip(frame.q25, frame.q75, strict=True)],
+            "wanted": ["" if np.isnan(least) else f"at least {least:g}" for least in frame.wanted],
+            "what it is": frame.meaning,
+            "on": frame.device,
+            "commit": [commit[:8] for commit in frame.commit],
+            "": ["*" if dirty else "" for dirty in frame.dirty],
+        }
+    )
+
+
+def updates(results: Results) -> pd.DataFrame:
+    """timing/update.json: name, model, read, entries, K, B, dtype, operations of an update, median, q1 and q3 in
+    seconds, on (what machine), dirty.
+
+    Raises:
+        InputError: if the file is damaged; names it.
+    """
+    keys = ("model", "read", "network", "entries", "K", "B", "dtype", "flops")
+    return _benchmarks(results, "update", keys)
+
+
+def evaluations(results: Results) -> pd.DataFrame:
+    """timing/evaluation.json: name, entries, K, B (targets of a round), dtype, weights, peak_bytes of a process that
+    does nothing else (NaN if it was not measured), median, q1 and q3 in seconds a target, on, dirty.
+
+    Raises:
+        InputError: if the file is damaged; names it.
+    """
+    keys = ("entries", "K", "B", "dtype", "weights", "peak_bytes")
+    frame = _benchmarks(results, "evaluation", keys)
+    frame = frame.assign(**{name: frame[name] / frame.B for name in ("median", "q1", "q3")})
+    return frame.sort_values(["entries", "K", "B"], kind="stable", ignore_index=True)
+
+
+def updates_grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """A line for each benchmark."""
+    return pd.DataFrame(
+        {
+            "benchmark": _plain_names(frame),
+            "model": [
+                f"{m} ({r})" if isinstance(r, str) else m for m, r in zip(frame.model, frame["read"], strict=True)
+            ],
+            "network": frame.network,
+            "|M|": _whole(frame.entries),
+            "K": _whole(frame.K),
+            "B": _whole(frame.B),
+            "GFLOP": ["" if pd.isna(count) else f"{count / 1e9:.1f}" for count in frame.flops],
+            "precision": frame.dtype,
+            **_seconds(frame),
+        }
+    )
+
+
+def evaluations_grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """A line for each benchmark; milliseconds a target."""
+    return pd.DataFrame(
+        {
+            "benchmark": _plain_names(frame),
+            "|M|": _whole(frame.entries),
+            "K": _whole(frame.K),
+            "targets of a memory": _whole(frame.B),
+            "weights": frame.weights,
+            "precision": frame.dtype,
+            **_seconds(frame),
+            "peak, MiB": ["" if pd.isna(peak) else f"{peak / 2**20:,.0f}" for peak in frame.peak_bytes],
+        }
+    )
+
+
+def _seconds(frame: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "ms": [f"{1000 * seconds:.1f}" for seconds in frame["median"]],
+        "quartiles": [f"{1000 * low:.1f} to {1000 * high:.1f}" for low, high in zip(frame.q1, frame.q3, strict=True)],
+        "on": frame.on,
+        "": ["*" if dirty else "" for dirty in frame.dirty],
+    }
+
+
+def _whole(numbers: "pd.Series[Any]") -> list[str]:
+    return ["" if pd.isna(number) else f"{number:,.0f}" for number in numbers]
+
+
+def _plain_names(frame: pd.DataFrame) -> list[str]:
+    return [name.removeprefix("test_").partition("[")[0].replace("_", " ") for name in frame.name]
+
+
+def _benchmarks(results: Results, module: str, keys: tuple[str, ...]) -> pd.DataFrame:
+    path = results.folder / "timing" / f"{module}.json"
+    lines = []
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["benchmarks"] if path.exists() else []
+        for one in found:
+            threads = one["machine"].get("threads")
+            lines.append(
+                {
+                    "name": one["name"],
+                    **{key: one["extra_info"].get(key) for key in keys},
+                    **{key: float(one["stats"][key]) for key in ("median", "q1", "q3")},
+                    "on": one["machine"]["device"] + (f", {threads} thread" + "s" * (threads > 1) if threads else ""),
+                    "dirty": one["commit"].endswith("+"),
+                }
+            )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({' '.join(str(error).split())}): restore it, or delete it and measure again"
+        ) from None
+    return pd.DataFrame(lines, columns=["name", *keys, "median", "q1", "q3", "on", "dirty"])
