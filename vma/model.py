@@ -26,6 +26,9 @@ from vma.networks import (
 from vma.objectives import Terms
 
 
+FEW_ENTRIES = 32  # up to here a product with the selection is quicker than a gather, without gradient too
+
+
 @dataclass(frozen=True)
 class Encoded:
     """What a model keeps of a memory of M entries: the entries, and the keys and the prior of their addresses."""
@@ -198,7 +201,7 @@ class VariationalMemoryAddressing(nn.Module):
     ) -> Float[Tensor, "N C H W"]:
         """Logits of each z, conditioned on the row of `condition` that is its own."""
         z = z.to(condition[0].dtype)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or len(condition[0]) <= FEW_ENTRIES:
             return self.decoder(z, condition, one_hot(entry_of, len(condition[0]), z.dtype))
         return self.decoder(z, [c[entry_of] for c in condition])
 
