@@ -25,7 +25,6 @@ from vma.networks import (
 )
 from vma.objectives import Terms
 
-
 FEW_ENTRIES = 32  # up to here a product with the selection is quicker than a gather, without gradient too
 
 
