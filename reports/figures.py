@@ -726,9 +726,10 @@ def _crossover_lines(axis: Axes, results: Results, found: pd.DataFrame) -> None:
         lines.append(axis.axvline(paper, color=INK, linestyle="--", linewidth=1, label=f"the paper's, {paper:.0f}"))
     for _, row in found[found.train_num_samples == 1].iterrows():
         colour = STYLES[f"soft {row['read']}"]["color"]
-        between = "" if np.isnan(row.low) else f" ({_size(row.low)} to {_size(row.high)})"
+        # an interval without an end says no more than the number
+        between = f" ({_size(row.low)} to {_size(row.high)})" if np.isfinite(row.low) else ""
         if np.isnan(row.memory_size):
-            label = f"ours with {row['read']}, at none{between}"
+            label = f"ours with {row['read']}, none{between}"
             lines.append(axis.plot([], [], color=colour, linestyle="--", linewidth=1, label=label)[0])
             continue
         label = f"ours with {row['read']}, {row.memory_size:.0f}{between}"
