@@ -30,8 +30,8 @@ MEANINGS: dict[str, tuple[str, float | None]] = {
         None,
     ),
     "evaluate-vs-loop": (
-        "how many times faster than the training forward in a loop a target is evaluated, K = 1,000, 2,736 entries, 8 "
-        "targets that share a memory",
+        "how many times faster than the training forward in a loop a target is evaluated, K = 1,000, 2,736 entries, "
+        "144 targets that share a memory",
         5.0,
     ),
     "evaluate-vs-loop-alone": ("the same for one target with a memory of its own", None),
