@@ -58,8 +58,8 @@ NOTES: dict[str, str] = {
     "weights: the addresses lag behind the decoder at this number of updates.",
     "table1.vma": "The paper does not say how many updates it made; the validation bound still rose when ours stopped.",
     "wallclock.crossover": "Hard attention with K = 4 pays four decodings, soft attention with K = 1 one: at equal K "
-    "the lines cross earlier. Soft attention over images embeds each entry once, as hard attention does; with K = 1 it is "
-    "never slower.",
+    "the lines cross earlier. Soft attention over images embeds each entry once, as hard attention does; with K = 1 it "
+    "is never slower.",
 }
 
 RECALL_FAILS = (1024, 2048)  # "|M| > 512"
