@@ -12,7 +12,7 @@ from torch import Tensor
 from baselines.soft_attention import SoftAttentionVAE, SoftEncoded
 from baselines.vae import standard_normal_terms
 from vma.addressing import similarity
-from vma.networks import Condition, Sizes, at_least_float32
+from vma.networks import Condition, Sizes, at_least_float32, mixed
 from vma.objectives import Terms
 from vma.sampled import CHUNK, check_gradient_entries, sample_entries, without_gradient
 
@@ -88,7 +88,7 @@ class SampledGradientSoftAttention(SoftAttentionVAE):
         # sum_j w_j (c_j - r) ds_j as one sum over all c: what each ds_j adds to w_j, less its part in every other
         weights = weights + torch.zeros_like(w).index_add(1, entries, ds) - ds.sum(1, keepdim=True) * w
         return [
-            _average(weights, all_features) + _average(w_sampled, features - features.detach())
+            mixed(weights, all_features) + mixed(w_sampled, features - features.detach())
             for all_features, features in zip(encoded.entries, sampled.entries, strict=True)
         ]
 
@@ -96,11 +96,3 @@ class SampledGradientSoftAttention(SoftAttentionVAE):
     def proposal(weights: Float[Tensor, "N M"]) -> Float[Tensor, " M"]:
         """What entries are drawn in proportion to: their part in the reads."""
         return weights.mean(0)
-
-
-def _average(weights: Float[Tensor, "N U"], table: Float[Tensor, "U *rest"]) -> Float[Tensor, "N *rest"]:
-    """weights @ table, row by row of the table as it lies in memory."""
-    if table.dim() == 4:  # channels last
-        flat = _average(weights, table.permute(0, 2, 3, 1).flatten(1))
-        return flat.unflatten(1, (*table.shape[2:], -1)).permute(0, 3, 1, 2)
-    return weights.to(table.dtype) @ table

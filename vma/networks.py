@@ -414,7 +414,7 @@ def added(
     elif h.dtype == table.dtype:
         total = torch.addmm(h, mix.to(table.dtype), table)
     else:  # logits of a higher precision than the networks'
-        total = h + mix.to(table.dtype) @ table
+        total = h + mixed(mix, table)
     return F.relu(total, inplace=True) if relu else total  # in place here: of a view autograd would make copies
 
 
@@ -438,15 +438,19 @@ def one_hot(index: Int[Tensor, " N"], U: int, dtype: torch.dtype) -> Float[Tenso
 
 def take_rows(table: Float[Tensor, "U *rest"], index: Int[Tensor, " N"]) -> Float[Tensor, "N *rest"]:
     """table[index], under autograd as a product."""
+    if table.requires_grad:
+        return mixed(one_hot(index, len(table), table.dtype), table)
     if table.dim() == 4:  # keep channels last, if that is how the table lies
-        return (
-            take_rows(table.permute(0, 2, 3, 1).flatten(1), index)
-            .unflatten(1, (*table.shape[2:], -1))
-            .permute(0, 3, 1, 2)
-        )
-    if not table.requires_grad:
-        return table.index_select(0, index)
-    return one_hot(index, len(table), table.dtype) @ table
+        return table.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
+    return table.index_select(0, index)
+
+
+def mixed(mix: Float[Tensor, "N U"], table: Float[Tensor, "U *rest"]) -> Float[Tensor, "N *rest"]:
+    """mix @ table, where a row of `mix` weighs the rows of the table."""
+    if table.dim() == 4:  # rows in channels-last order, as they lie in memory
+        rows = table.permute(0, 2, 3, 1)
+        return mixed(mix, rows.flatten(1)).unflatten(1, rows.shape[1:]).permute(0, 3, 1, 2)
+    return mix.to(table.dtype) @ table
 
 
 def at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
