@@ -18,6 +18,7 @@ import numpy as np
 from filelock import FileLock
 
 from vma.errors import InputError
+from vma.files import write_atomic
 
 if TYPE_CHECKING:  # importing torch takes seconds, and appending a row needs none of it
     import torch
@@ -167,8 +168,6 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: naming `path`, as when the disk is full.
     """
-    from vma.checkpoint import write_atomic
-
     write_atomic(path, text.encode())
 
 
@@ -179,8 +178,6 @@ def write_artifact(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> No
         InputError: an array holds Python objects.
         OSError: naming `path`, as when the disk is full.
     """
-    from vma.checkpoint import write_atomic
-
     for name, array in arrays.items():
         if array.dtype.hasobject:
             raise InputError(f"{path}: array {name} holds Python objects; convert it to numbers or fixed-width text")

@@ -21,21 +21,22 @@ PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib"}
 ALLOWED: dict[str, tuple[str, ...]] = {
     "vma": ("vma",),
     "vma.errors": (),
+    "vma.files": (),
     "vma.hardware": (),
     "vma.objectives": ("vma.errors",),
     "vma.networks": ("vma.errors",),
-    "vma.data": ("vma.errors",),
+    "vma.data": ("vma.errors", "vma.files"),
     "vma.addressing": ("vma.errors", "vma.networks"),
     "vma.model": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing"),
     "vma.reference": ("vma.objectives", "vma.networks", "vma.addressing", "vma.model"),
     "vma.sampled": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing", "vma.model"),
-    "vma.checkpoint": ("vma.errors",),
+    "vma.checkpoint": ("vma.errors", "vma.files"),
     "vma.training": ("vma.errors", "vma.objectives", "vma.data"),
     "vma.evaluation": ("vma.errors", "vma.objectives", "vma.addressing", "vma.data", "vma.training"),
     "baselines": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing"),
     "baselines.sampled": ("baselines", "vma.objectives", "vma.networks", "vma.addressing", "vma.sampled"),
     "benchmarks": ("vma", "baselines", "reports"),
-    "reports": ("vma.errors",),
+    "reports": ("vma.errors", "vma.files"),
 }
 
 

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import logging
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vma.errors import InputError
+from vma.files import read_bounded, write_atomic
 
 VERSION = 1
 MAX_HEADER_BYTES = 16 * 2**20  # both caps are checked before anything is parsed or read whole
@@ -33,32 +32,6 @@ class CheckpointError(InputError):
 class Checkpoint:
     tensors: dict[str, Tensor]  # on the CPU, flat names: "model.prior.0.weight", "optimizer.3.exp_avg", "rng"
     meta: dict[str, Any]  # JSON values: the spec, the update, ...
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, creating its folder; a reader, or a crash at any instant, finds the old file or the new.
-
-    Raises:
-        OSError: naming `path` (disk full, no permission); the old file is then untouched.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # without it a power cut can undo the rename
-        finally:
-            os.close(folder)
-    except OSError as error:
-        # What write and fsync raise names no file, and what open and replace raise names the temporary one.
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any], *, keep_previous: bool = True) -> None:
@@ -220,11 +193,7 @@ def _digest(tensors: Mapping[str, Tensor], meta_text: str) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_FILE_BYTES:
-                raise CheckpointError(f"{path} is no checkpoint: {size:,} bytes are too many; give another file")
-            return file.read()
+        return read_bounded(path, MAX_FILE_BYTES)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; give the path of a checkpoint, or train one") from None
     except OSError as error:

@@ -1,9 +1,9 @@
 """Where files are found: the user's folder, the cache, a mirror beside the checkout, or a verified download."""
 
+import errno
 import hashlib
 import io
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import platformdirs
 import pooch
 import requests
 
+from vma import files
 from vma.errors import InputError
 
 MIB = 2**20
@@ -72,25 +73,12 @@ def locate(source: Source, folder: Path) -> Path | None:
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
     """The bytes of a file that may not be larger than `max_bytes`. Raises BadContent or OSError."""
-    with path.open("rb") as file:
-        raw = file.read(max_bytes + 1)
-    if len(raw) > max_bytes:
-        raise BadContent(f"larger than {max_bytes:,} bytes")
-    return raw
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write by temporary file, fsync and rename: at any moment `path` is whole or absent. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        return files.read_bounded(path, max_bytes)
+    except OSError as error:
+        if error.errno in (errno.EFBIG, errno.EINVAL):
+            raise BadContent(error.strerror) from None
+        raise
 
 
 class _Bounded(io.BytesIO):
@@ -128,7 +116,7 @@ def fetch(source: Source, progress: bool) -> tuple[bytes | None, list[str]]:
             continue
         target = downloads_dir() / source.path
         try:
-            write_atomically(target, raw)
+            files.write_atomic(target, raw)
         except OSError as error:
             raise InputError(
                 f"{target}: the download cannot be written ({error.strerror or error}); "

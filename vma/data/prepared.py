@@ -10,8 +10,9 @@ import safetensors
 import safetensors.numpy
 import torch
 
-from vma.data.download import cache_dir, write_atomically
+from vma.data.download import cache_dir
 from vma.data.images import DataSet, ImageSet, make_data_set
+from vma.files import write_atomic
 
 # Raise it whenever a recipe in datasets.py changes what a set holds: older files are then no longer looked at.
 _VERSION = 1
@@ -34,7 +35,7 @@ def write(data_set: DataSet, archives: dict[str, str]) -> None:
     metadata = {"sha256": data_set.sha256, "archives": json.dumps(archives), "splits": json.dumps(about)}
     path = prepared_path(data_set.name)
     try:
-        write_atomically(path, safetensors.numpy.save(tensors, metadata))
+        write_atomic(path, safetensors.numpy.save(tensors, metadata))
     except OSError as error:
         warnings.warn(
             f"{path}: not cached ({error.strerror or error}); the next start prepares the data again", stacklevel=2
