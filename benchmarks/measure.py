@@ -12,7 +12,7 @@ from benchmarks.build import build_model
 from benchmarks.cli import EvaluationOptions
 from benchmarks.spec import Cell, TrainSpec, identity, train_spec
 from benchmarks.tasks import Result
-from benchmarks.training import Trained, train
+from benchmarks.training import Trained, check_meta, train
 from vma import checkpoint
 from vma.data import DATASETS, DataSet
 
@@ -35,6 +35,7 @@ def shipped(spec: TrainSpec, data: DataSet, device: torch.device) -> Trained | N
         return None
     model = build_model(spec, data, device)
     meta = checkpoint.load_weights(path, model)
+    check_meta(meta)
     if meta["data_sha256"] != data.sha256:
         return None
     commits = tuple(meta.get("commits", ["unknown"]))
@@ -47,8 +48,9 @@ def spec_at(path: Path) -> TrainSpec:
     Raises:
         CheckpointError: if there is no such file, it is damaged, or it is of another program.
     """
+    meta = checkpoint.load(path, previous=False, accept=lambda state: check_meta(state.meta)).meta
     try:
-        return train_spec(checkpoint.load(path, previous=False).meta["spec"])
+        return train_spec(meta["spec"])
     except (KeyError, TypeError) as error:
         raise checkpoint.CheckpointError(f"{path} does not say what was trained ({error}); give another file") from None
 
@@ -87,8 +89,12 @@ def offer_weights(trained: Trained, data: DataSet, out: Path) -> None:
     committed = out.resolve() == (store.ROOT / "results").resolve()
     if committed and not trained.shipped and data.name in DATASETS and data.name != "strokes":
         path = weights_path(trained.spec)
-        there = checkpoint.load(path, previous=False).meta["update"] if path.exists() else 0
-        if trained.updates > there:
+        there = (
+            checkpoint.load(path, previous=False, accept=lambda state: check_meta(state.meta)).meta
+            if path.exists()
+            else {"update": 0}
+        )
+        if trained.updates > there["update"]:
             print(f"weights: {ship(trained, data, WEIGHTS)}")
 
 

@@ -10,20 +10,23 @@ import platform
 import subprocess
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
 
+from benchmarks.locks import locked
+from reports import lines
 from vma.errors import InputError
-from vma.files import write_atomic
+from vma.files import read_bounded, sync_folder, write_all, write_atomic
 
 if TYPE_CHECKING:  # importing torch takes seconds, and appending a row needs none of it
     import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+MAX_BYTES = 2**30  # of a file of rows
 CODE_FOLDERS = ("vma", "baselines", "benchmarks", "reports")
 
 # The promise to whoever reads results/: these keys, in this order, in every row.
@@ -58,34 +61,65 @@ def complete(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Append the rows, completed, as whole lines: all of them or, on an error, none. Safe among processes.
+    """Append the rows, completed: all of them or, on an error or a crash at any instant, none. Safe among processes.
 
-    A line that a crash left torn at the end is cut off first. Creates the folder.
+    What a crash left unfinished at the end is cut off first. Creates the folder.
 
     Raises:
         InputError: see `complete`; nothing is written.
         OSError: naming `path`, as when the disk is full.
     """
-    lines = [complete(row) for row in rows]
+    whole = [complete(row) for row in rows]
     with _locked(path):
-        _append(path, lines)
+        append_lines(path, whole)
+
+
+def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append the rows as they are: all of them or, on an error or a crash at any instant, none.
+
+    Nobody else may append meanwhile: `append_rows` sees to that, a training log has its run's lock.
+
+    Raises:
+        OSError: naming `path`, as when the disk is full.
+    """
+    data = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
+    if not data:
+        return
+    before = _read(path)
+    length = lines.sound_length(before)
+    if length < len(before):
+        logger.warning("%s: its end was unfinished, and is cut off: %r", path, before[length:][:80])
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        os.ftruncate(descriptor, length)
+        os.lseek(descriptor, length, os.SEEK_SET)
+        # The first byte comes last, once the others are on the disk: from then on readers see all lines, before none.
+        write_all(descriptor, lines.UNFINISHED + data[1:])
+        os.fsync(descriptor)
+        os.lseek(descriptor, length, os.SEEK_SET)
+        write_all(descriptor, data[:1])
+        os.fsync(descriptor)
+        if not before:
+            sync_folder(path.parent)  # it may be new there
+    except OSError as error:
+        with suppress(OSError):  # what cannot be taken back now does not count, and is cut off by the next append
+            os.ftruncate(descriptor, length)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(descriptor)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file, none if it is missing. A torn last line is ignored: it has no newline, or is no JSON object.
+    """The rows of a file, none if it is missing, without what a crash left unfinished (see `lines.sound_length`).
 
     Raises:
         InputError: a bad line elsewhere; names file and line.
+        OSError: naming `path`: it cannot be read, or is no regular file.
     """
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    lines = data[: _sound_length(data)].split(b"\n")[:-1]
-    rows = [_row(line) for line in lines]
-    for number, row in enumerate(rows, start=1):
-        if row is None:
-            raise InputError(f"{path}, line {number}, is no JSON object; correct or delete the line")
-    return [row for row in rows if row is not None]
+    try:
+        return lines.parse(_read(path))
+    except lines.BadLine as error:
+        raise InputError(f"{path}, line {error.number}, is no JSON object; correct or delete the line") from None
 
 
 def spec_id(spec: Mapping[str, Any]) -> str:
@@ -103,7 +137,7 @@ def record_specs(path: Path, specs: Mapping[str, Mapping[str, Any]]) -> None:
     """
     with _locked(path):
         known = {row["id"] for row in read_rows(path)}
-        _append(path, [{"id": key, "spec": spec} for key, spec in specs.items() if key not in known])
+        append_lines(path, [{"id": key, "spec": spec} for key, spec in specs.items() if key not in known])
 
 
 def provenance(device: "torch.device | str") -> dict[str, Any]:
@@ -192,53 +226,15 @@ def write_artifact(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> No
     write_atomic(path, buffer.getvalue())
 
 
-def _locked(path: Path) -> FileLock:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_name(f".{path.name}.lock"))
+def _locked(path: Path) -> AbstractContextManager[None]:
+    return locked(path.with_name(f".{path.name}.lock"))
 
 
-def _append(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """The caller holds the lock."""
-    data = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
-    if not data:
-        return
-    before = path.read_bytes() if path.exists() else b""
-    length = _sound_length(before)
-    if length < len(before):
-        logger.warning("%s: its last line was torn, and is cut off: %r", path, before[length:][:80])
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+def _read(path: Path) -> bytes:
     try:
-        os.ftruncate(descriptor, length)
-        rest = data
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]  # a disk that fills up takes a part, and refuses the next write
-        os.fsync(descriptor)
-    except OSError as error:
-        os.ftruncate(descriptor, length)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        os.close(descriptor)
-
-
-def _sound_length(data: bytes) -> int:
-    """How many bytes of a file of lines are left once a torn last line is cut off."""
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        return end
-    start = data.rfind(b"\n", 0, max(end - 1, 0)) + 1
-    return end if _row(data[start:end]) is not None else start
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line.decode(), parse_constant=_refuse)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")  # which Python's reader would let through
+        return read_bounded(path, MAX_BYTES)
+    except FileNotFoundError:
+        return b""
 
 
 def _processor() -> str:

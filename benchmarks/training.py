@@ -2,12 +2,13 @@
 
 import json
 import logging
+import math
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,20 +17,20 @@ from types import FrameType
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 from tqdm import tqdm
 
 from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, learning_rate, uses_graph
+from benchmarks.locks import Busy, locked
 from benchmarks.spec import BY_CLASS, TrainSpec, identity
-from benchmarks.store import ROOT, code_state, spec_id, write_text
+from benchmarks.store import ROOT, append_lines, code_state, read_rows, spec_id, write_text
 from vma import checkpoint
 from vma.data import DataSet, cache_dir
 from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
 from vma.evaluation import evaluate
 from vma.objectives import Terms, iwae
-from vma.training import CHECK_EVERY, fit
+from vma.training import CHECK_EVERY, NonFiniteBound, fit
 
 LOG_EVERY = 100  # updates a line of metrics.jsonl
 VALIDATE_EVERY = 1000
@@ -98,18 +99,15 @@ def train(
         Stopped: after SIGINT or SIGTERM, with the state saved.
     """
     folder = run_folder(spec, device)
-    folder.mkdir(parents=True, exist_ok=True)
     plain = spec.path == "reference" and device.type == "cuda"
     try:
         with (
-            FileLock(folder / "lock", timeout=-1 if wait else 0),
+            locked(folder / "lock", wait=wait),
             deterministic_float32() if plain else nullcontext(),
         ):
             return _train(spec, data, device, folder, updates, seconds, restart, progress)
-    except Timeout:
-        raise InputError(
-            f"another process is training this run ({folder}): wait for it, or choose another --seed"
-        ) from None
+    except Busy as owner:
+        raise InputError(f"{owner} is training this run ({folder}): wait for it, or choose another --seed") from None
 
 
 def _train(
@@ -133,14 +131,18 @@ def _train(
         for old in (path, path.with_name(path.name + ".previous")):
             old.unlink(missing_ok=True)
     elif path.exists() or path.with_name(path.name + ".previous").exists():
-        state = checkpoint.load(path)
-        if state.meta["data_sha256"] != data.sha256:
+
+        def take(state: checkpoint.Checkpoint) -> None:
+            check_meta(state.meta, spec)
+            checkpoint.unpack_training(state.tensors, model, optimizer, generator)
+
+        meta = checkpoint.load(path, accept=take).meta
+        if meta["data_sha256"] != data.sha256:
             raise InputError(
                 f"{path} was trained on other {spec.dataset} data: give the same --data, or --from-scratch"
             )
-        checkpoint.unpack_training(state.tensors, model, optimizer, generator)
-        done, spent = state.meta["update"], state.meta["seconds"]
-        commits = tuple(state.meta.get("commits", ["unknown"]))
+        done, spent = meta["update"], meta["seconds"]
+        commits = tuple(meta.get("commits", ["unknown"]))
     write_text(folder / "spec.json", json.dumps(identity(spec), indent=1) + "\n")
     log = folder / "metrics.jsonl"
     write_text(log, "".join(_lines_until(log, done)))
@@ -152,6 +154,11 @@ def _train(
 
     def save() -> None:
         tensors = checkpoint.pack_training(model, optimizer, generator)
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            # the bound was finite, and the update made of it was not: the next start would refuse what it left
+            raise NonFiniteBound(
+                f"weights are not finite after update {done - 1}, seed {spec.seed}; the last good state is kept"
+            )
         meta = {"spec": identity(spec), "update": done, "seconds": spent, "data_sha256": data.sha256}
         meta["commits"] = list(commits)
         checkpoint.save(path, tensors, meta)
@@ -204,8 +211,9 @@ def _train(
                     scores = evaluate(model, validation, VALIDATION_EPISODES, spec.num_samples, dtype=dtype)
                     line["validation_bound"] = -scores.summary("nll", by_class=True)[0]
                     model.train()
-                with open(log, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+                # with a graph it may have broken since the last look: the next one says so, and JSON has no word for it
+                if math.isfinite(bound):
+                    append_lines(log, [line])
                 bar.set_postfix({k: f"{v:.2f}" for k, v in line.items() if k not in ("update", "seconds")})
             # with a graph, other updates may follow one whose bound broke: what would be saved is not known to be good
             if time.monotonic() - saved > SAVE_SECONDS and not (graph and done % CHECK_EVERY):
@@ -290,17 +298,31 @@ def validation_episodes(spec: TrainSpec, data: DataSet, device: torch.device) ->
     return Episodes(validation.to(device), episode, spec.seed)
 
 
+def check_meta(meta: Mapping[str, Any], spec: TrainSpec | None = None) -> None:
+    """Refuse a checkpoint whose meta do not say what was trained, or that is of another run than that of `spec`.
+
+    Raises:
+        CheckpointError: naming what is wrong.
+    """
+    kinds = {"spec": dict, "update": int, "seconds": float, "data_sha256": str}
+    for key, kind in kinds.items():
+        if type(meta.get(key)) is not kind:
+            raise checkpoint.CheckpointError(f"its {key} is {meta.get(key)!r:.80}; {checkpoint.RESTORE}")
+    if meta["update"] < 0 or not 0 <= meta["seconds"] < math.inf:
+        raise checkpoint.CheckpointError(
+            f"it has {meta['update']} updates in {meta['seconds']} s; {checkpoint.RESTORE}"
+        )
+    if spec is not None and spec_id(meta["spec"]) != spec.train_id:
+        raise checkpoint.CheckpointError(
+            f"it is the state of another run, {spec_id(meta['spec'])} and not {spec.train_id}; {checkpoint.RESTORE}"
+        )
+
+
 def _lines_until(log: Path, update: int) -> Iterator[str]:
     """The lines of a log up to an update: those after the checkpoint that a run goes on from are written again."""
-    if not log.exists():
-        return
-    for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            row: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError:
-            return  # torn when the run was stopped
-        if row["update"] <= update:
-            yield line
+    for line in read_rows(log):
+        if line["update"] <= update:
+            yield json.dumps(line) + "\n"
 
 
 @contextmanager

@@ -6,15 +6,16 @@ import signal
 import sys
 import threading
 import time
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from benchmarks import measure, store, tasks
 from benchmarks.jobs import TIMED, Job, expected, from_json, missing, recorded, restarts
+from benchmarks.locks import locked
 from benchmarks.sweep import progress_path
 from benchmarks.training import Trained, run_folder, train
 from vma.data import DataSet, load
@@ -95,14 +96,10 @@ def do(job: Job, progress: Progress) -> None:
             measure.offer_weights(trained, data, job.out)
 
 
-def _only_one(job: Job, progress: Progress) -> AcquireReturnProxy:
+def _only_one(job: Job, progress: Progress) -> AbstractContextManager[None]:
     """The lock that the job holds, so that no job on the same training and folder runs beside it."""
-    lock = FileLock(job.out / ".locks" / f"{TIMED if job.timed else job.train.train_id}.lock")
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        progress("wait for another sweep", 0, None)
-        return lock.acquire()
+    lock = job.out / ".locks" / f"{TIMED if job.timed else job.train.train_id}.lock"
+    return locked(lock, patience=1.0, waiting=lambda whom: progress(whom, 0, None))
 
 
 def _model(job: Job, data: DataSet, device: torch.device, progress: Progress) -> Trained:

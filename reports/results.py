@@ -1,7 +1,6 @@
 """A folder of results as one tidy frame, with the arrays, logs and specs beside it, and the rules of what counts."""
 
 import itertools
-import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from reports import lines
 
 PAPER = Path(__file__).resolve().parents[1] / "results" / "paper.csv"
 
@@ -201,37 +202,27 @@ def missing_cells(results: Results, experiment: str) -> list[str]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; none if it is missing. A torn last line is ignored.
+    """The JSON objects of a file, one a line, without what a crash left unfinished; none if it is missing.
 
     Raises:
         InputError: for a bad line elsewhere; names file and line.
     """
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    found = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            value = None
-        if isinstance(value, dict):
-            found.append(value)
-        elif number < len(lines) - 1:
-            raise InputError(f"{path}, line {number}, is no JSON object: correct or delete the line")
-    return found
+    try:
+        return lines.parse(path.read_bytes()) if path.exists() else []
+    except lines.BadLine as error:
+        raise InputError(f"{path}, line {error.number}, is no JSON object: correct or delete the line") from None
 
 
 def _read_rows(path: Path) -> pd.DataFrame:
-    lines = read_lines(path)
-    for number, line in enumerate(lines, start=1):
+    found = read_lines(path)
+    for number, line in enumerate(found, start=1):
         absent = [key for key in NEEDED if line.get(key) is None]
         if absent:
             raise InputError(f"{path}, line {number}, has no {', '.join(absent)}: correct or delete the line")
         wrong = [key for key in TEXT if not isinstance(line.get(key), str | None)]
         if wrong:
             raise InputError(f"{path}, line {number}, has no text as {', '.join(wrong)}: correct or delete the line")
-    frame = pd.DataFrame(lines)
+    frame = pd.DataFrame(found)
     others = [name for name in frame.columns if name not in (*TEXT, *NUMBERS, "dirty")]
     frame = frame.reindex(columns=[*TEXT, *NUMBERS, "dirty", *others])
     frame = _numbers(frame, NUMBERS, path)

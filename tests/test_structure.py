@@ -36,7 +36,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "baselines": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing"),
     "baselines.sampled": ("baselines", "vma.objectives", "vma.networks", "vma.addressing", "vma.sampled"),
     "benchmarks": ("vma", "baselines", "reports"),
-    "reports": ("vma.errors", "vma.files"),
+    "reports": ("vma.errors",),
 }
 
 

@@ -405,7 +405,7 @@ def test_two_sweeps_at_once_do_no_cell_twice(undisturbed: Path, tmp_path: Path, 
 
     def hold() -> None:
         with held(until(lambda: training_process(out))):
-            until(lambda: "wait for another sweep" in log.read_text())
+            until(lambda: "waiting for process" in log.read_text())
 
     holder = threading.Thread(target=hold)
     holder.start()

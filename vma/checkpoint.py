@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,19 +64,24 @@ def save(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any], *, keep_p
     write_atomic(path, data)
 
 
-def load(path: Path, *, previous: bool = True) -> Checkpoint:
+def load(
+    path: Path, *, previous: bool = True, accept: Callable[[Checkpoint], None] = lambda checkpoint: None
+) -> Checkpoint:
     """Read and verify `path`; where it cannot be used, with `previous`, a good `<name>.previous` and a warning.
 
+    `accept` raises CheckpointError for a checkpoint that is whole and yet of no use to the caller.
+
     Raises:
-        CheckpointError: missing, truncated, altered, too large, no checkpoint of this program, another version.
+        CheckpointError: missing, truncated, altered, too large, no checkpoint of this program, another version, or not
+            accepted.
     """
     try:
-        return _parse(path, _read(path))
+        return _accepted(path, accept)
     except CheckpointError as error:
         if not previous:
             raise
         try:
-            checkpoint = _parse(_previous(path), _read(_previous(path)))
+            checkpoint = _accepted(_previous(path), accept)
         except CheckpointError:
             raise error from None
         logger.warning("%s; going on from %s", error, _previous(path).name)
@@ -105,7 +110,8 @@ def unpack_training(
     Everything is checked before anything is changed.
 
     Raises:
-        CheckpointError: a name missing or unknown, another shape or dtype, another number of parameters.
+        CheckpointError: a name missing or unknown, another shape or dtype, another number of parameters, a value that is
+            not finite, or what is no state of a generator.
     """
     params = _params(optimizer)
     count = torch.tensor(len(params))
@@ -122,6 +128,11 @@ def unpack_training(
             f"the checkpoint's optimizer has {int(tensors['optimizer.params'])} parameters and this one {len(params)}; "
             "build it from the spec stored with the checkpoint"
         )
+    _check_finite("the checkpoint", tensors, RESTORE)
+    try:
+        torch.Generator(generator.device).set_state(tensors["rng"].clone())
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint's rng is no state of a generator ({error}); {RESTORE}") from None
     # Copies: the optimizer would adopt the tensors, and then change the checkpoint in place. Moments lie in memory like
     # their parameter: a fused optimizer walks through all of them by their place there, whatever their strides say.
     state = {
@@ -191,6 +202,15 @@ def _digest(tensors: Mapping[str, Tensor], meta_text: str) -> str:
     return digest.hexdigest()
 
 
+def _accepted(path: Path, accept: Callable[[Checkpoint], None]) -> Checkpoint:
+    checkpoint = _parse(path, _read(path))
+    try:
+        accept(checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from None
+    return checkpoint
+
+
 def _read(path: Path) -> bytes:
     try:
         return read_bounded(path, MAX_FILE_BYTES)
@@ -247,7 +267,7 @@ def _check_fit(source: str, found: Mapping[str, Tensor], wanted: Mapping[str, Te
         )
 
 
-def _check_finite(path: Path, tensors: Mapping[str, Tensor], remedy: str) -> None:
+def _check_finite(source: object, tensors: Mapping[str, Tensor], remedy: str) -> None:
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: {name!r} has values that are not finite as {tensor.dtype}; {remedy}")
+            raise CheckpointError(f"{source}: {name!r} has values that are not finite as {tensor.dtype}; {remedy}")

@@ -4,14 +4,19 @@ import errno
 import hashlib
 import io
 import os
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urljoin
 
 import numpy as np
 import platformdirs
-import pooch
 import requests
+import urllib3
+from tqdm import tqdm
 
 from vma import files
 from vma.errors import InputError
@@ -19,11 +24,21 @@ from vma.errors import InputError
 MIB = 2**20
 # A lab's local mirror: shared/data beside the checkout, used only where it exists.
 LOCAL_MIRROR = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-_TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds between two chunks
+_TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds between two packets
+_GRACE, _LEAST_RATE = 60.0, 8 * 2**10  # after these seconds, the bytes a second on average below which a home is given up
+_MAX_REDIRECTS = 5
+
+
+def printable(text: object) -> str:
+    """`text` in one line, whatever a server, an archive or a file name has put into it: control characters escaped."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
 
 
 class BadContent(ValueError):
-    """The bytes of a file are not what they should be. The message says in a few words how."""
+    """The bytes of a file are not what they should be. The message says in a few words of one line how."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message[:300]))
 
 
 Decoded = dict[str, np.ndarray]
@@ -59,16 +74,19 @@ def user_folder(data: Path | None) -> Path | None:
     named = data if data is not None else os.environ.get("VMA_DATA")
     if not named:
         return None
-    folder = Path(named).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"{folder}: not a folder; give --data (or VMA_DATA) a folder that holds the data files")
+    # os.path, and not Path, whose methods raise for an unknown user's home and a name that is too long.
+    folder = Path(os.path.expanduser(named))
+    if not os.path.isdir(folder):
+        raise InputError(
+            f"{printable(folder)}: not a folder; give --data (or VMA_DATA) a folder that holds the data files"
+        )
     return folder
 
 
 def locate(source: Source, folder: Path) -> Path | None:
-    """The file in `folder`, in the layout of the mirror or flat."""
-    # os.path.isfile and not Path.is_file, which raises where a folder may not be searched.
-    return next((path for path in (folder / source.path, folder / source.name) if os.path.isfile(path)), None)
+    """What stands in `folder` under the name of the file, in the layout of the mirror or flat; it may be no file."""
+    # What is there and cannot be read, a pipe or a broken link, is an error to be reported and not an absence.
+    return next((path for path in (folder / source.path, folder / source.name) if os.path.lexists(path)), None)
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
@@ -102,17 +120,12 @@ def fetch(source: Source, progress: bool) -> tuple[bytes | None, list[str]]:
     """
     attempts = []
     for url in source.urls:
-        # Loopback is the one place where there is no line to eavesdrop on; everywhere else https only.
-        if not url.startswith(("https://", "http://127.0.0.1:")):
-            attempts.append(f"{url}: refused, not https")
-            continue
-        buffer = _Bounded(source.max_bytes)
         try:
-            pooch.HTTPDownloader(progressbar=progress, chunk_size=2**16, timeout=_TIMEOUT)(url, buffer, None)
-            raw = buffer.getvalue()
+            raw = _download(url, source.max_bytes, progress)
             check_digest(raw, source.digest)
-        except (requests.RequestException, BadContent) as error:
-            attempts.append(f"{url}: {_one_line(error)}")
+        # ValueError: what is no URL, in a redirect; BadContent is one too.
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+            attempts.append(f"{url}: {_reason(error)}")
             continue
         target = downloads_dir() / source.path
         try:
@@ -128,6 +141,58 @@ def fetch(source: Source, progress: bool) -> tuple[bytes | None, list[str]]:
     return None, attempts
 
 
+def _download(url: str, max_bytes: int, progress: bool) -> bytes:
+    """What `url` has. Raises BadContent where that is too much, or comes too slowly, and what requests raises."""
+    buffer = _Bounded(max_bytes)
+    done = Future[None]()
+
+    def run() -> None:
+        try:
+            _stream(url, buffer, progress)
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    # A thread of its own, since a server can prolong every step, a packet at a time, and no timeout of requests is on
+    # the whole: where it is too slow it is left behind.
+    threading.Thread(target=run, daemon=True).start()
+    start = time.monotonic()
+    while (patience := start + _GRACE + buffer.tell() / _LEAST_RATE - time.monotonic()) > 0:
+        if wait([done], patience).done:
+            done.result()
+            return buffer.getvalue()
+    buffer.limit = 0  # ends the thread at its next packet
+    raise BadContent(f"slower than {_LEAST_RATE:,} bytes a second")
+
+
+def _stream(url: str, buffer: _Bounded, progress: bool) -> None:
+    """Write into `buffer` what `url` has, or the place that it redirects to."""
+    for hop in range(1 + _MAX_REDIRECTS):
+        # By the parser that requests goes by: another one may find another host in the same text.
+        home = urllib3.util.parse_url(url)
+        # Loopback is the one place where there is no line to eavesdrop on; everywhere else https only.
+        if home.scheme != "https" and (home.scheme, home.host) != ("http", "127.0.0.1"):
+            raise BadContent("refused, not https" + (f" (redirected to {url})" if hop else ""))
+        # Redirects are followed here: requests goes anywhere, and reads the whole body of each, however large.
+        with requests.get(
+            url, timeout=_TIMEOUT, stream=True, allow_redirects=False, headers={"Accept-Encoding": "identity"}
+        ) as response:
+            if response.is_redirect:
+                url = urljoin(url, response.headers["Location"])
+                continue
+            response.raise_for_status()
+            if encoding := response.headers.get("Content-Encoding"):  # a few bytes could become gigabytes
+                raise BadContent(f"refused, sent with encoding {encoding}")
+            total = response.raw.length_remaining
+            with tqdm(total=total, unit="B", unit_scale=True, ncols=79, disable=not progress) as bar:
+                for chunk in response.iter_content(2**16):
+                    buffer.write(chunk)
+                    bar.update(len(chunk))
+            return
+    raise BadContent(f"more than {_MAX_REDIRECTS} redirects")
+
+
 def check_digest(raw: bytes, digest: str) -> None:
     """Raise BadContent unless `raw` has the digest "sha256:..." or "git:..." (the sha1 of a git blob)."""
     kind, _, expected = digest.partition(":")
@@ -139,9 +204,9 @@ def check_digest(raw: bytes, digest: str) -> None:
         raise BadContent(f"wrong bytes ({kind} {actual[:12]}..., expected {expected[:12]}...)")
 
 
-def _one_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     # requests nests the reasons of urllib3; the innermost is the one that says what is wrong.
     reason: BaseException = error
     while (inner := reason.__cause__ or reason.__context__) is not None:
         reason = inner
-    return f"{type(error).__name__}: {' '.join(str(reason).split())[:200]}"
+    return f"{type(error).__name__}: {printable(str(reason)[:200])}"
