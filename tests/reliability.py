@@ -9,17 +9,22 @@ from pathlib import Path
 FULL = os.environ.get("VMA_FAULTS") == "full"
 
 # What is counted, and what it is that could be lost.
+_SAME = "runs whose final weights or rows are not those of an undisturbed one"
 KINDS = {
-    "kills of forked processes": "runs whose weights or rows differ from an undisturbed one's",
-    "kills of whole processes": "runs whose weights or rows differ from an undisturbed one's",
-    "faults injected on write": "files that are neither the old nor the new one",
+    "kills (SIGKILL) while training": _SAME,
+    "kills (SIGKILL) while saving a checkpoint": _SAME,
+    "kills (SIGKILL) while evaluating": _SAME,
+    "kills (SIGKILL) while recording rows": _SAME,
+    "kills (SIGKILL) of whole processes": _SAME,
+    "stops by SIGTERM and Ctrl-C": "updates, or the promised exit code",
+    "faults injected on write": "files that are neither the old nor the new one, or the error's one line",
     "rows written by processes at once": "rows lost or doubled",
     "hostile checkpoints": "accepted, or refused by more than a line",
     "hostile archives, images and servers": "accepted, cached, or refused by more than a line",
     "specs of any values": "neither run nor refused by a line",
     "command lines of any flags": "neither run nor refused by a line, or a partial output folder",
     "numbers at the edge": "bounds that are not finite, or differ between precisions",
-    "sweeps with dying jobs": "jobs that did not finish beside them",
+    "jobs of sweeps in which others die": "not finished",
 }
 
 Counts = dict[str, tuple[int, int]]  # tried and lost, by kind

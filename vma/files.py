@@ -1,10 +1,17 @@
 """Files that are whole: written so that a crash leaves the old one or the new, and read within a bound."""
 
 import errno
+import glob
 import os
 import secrets
 import stat
+import time
+from contextlib import suppress
 from pathlib import Path
+
+ABANDONED_SECONDS = (
+    3600.0  # after which a temporary file is one that a killed process left: none is written for so long
+)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -25,11 +32,20 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.close(descriptor)
         os.replace(temporary, path)
         sync_folder(path.parent)  # without it a power cut can undo the rename
+        _remove_abandoned(path)
     except OSError as error:
         # What write and fsync raise names no file, and what open and replace raise names the temporary one.
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left of their attempts to write `path`."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
+        with suppress(FileNotFoundError):  # another process has removed or renamed it
+            if time.time() - temporary.stat().st_mtime > ABANDONED_SECONDS:
+                temporary.unlink()
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -57,11 +73,13 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     """
     # O_NONBLOCK: to open a pipe that nobody writes to would wait for ever.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
             raise OSError(errno.EINVAL, "is no regular file", str(path))
-        # No more than the file has, since reading makes room for all that is asked for.
         if state.st_size > max_bytes:
             raise OSError(errno.EFBIG, f"is larger than {max_bytes:,} bytes", str(path))
-        return file.read(state.st_size)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(state.st_size)  # reading makes room for all that is asked for
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,212 @@
+"""Killed at any instant, the same command goes on, and ends with the weights and rows of an undisturbed run."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reliability import amount
+
+from benchmarks import store
+from vma import checkpoint
+
+ROOT = Path(__file__).parents[2]
+WARM = Path(__file__).with_name("warm.py")
+KINDS = {
+    "loading": "kills (SIGKILL) while training",  # it is over before a small run has begun
+    "training": "kills (SIGKILL) while training",
+    "saving": "kills (SIGKILL) while saving a checkpoint",
+    "evaluating": "kills (SIGKILL) while evaluating",
+    "recording": "kills (SIGKILL) while recording rows",
+}
+IN_A_ROW = 4  # kills before a run may come to its end
+
+Ask = Callable[..., dict[str, Any]]
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Ask]:
+    """Send a request to a process that forks a child for each (see warm.py)."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, WARM], stdin=pipe, stdout=pipe, text=True, env=environment()) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def request(folder: Path, **more: Any) -> dict[str, Any]:
+            fields = {"out": f"{folder}/out", "cache": f"{folder}/cache", "log": f"{folder}.log", "seed": 0} | more
+            process.stdin.write(json.dumps(fields) + "\n")
+            process.stdin.flush()
+            answer: dict[str, Any] = json.loads(process.stdout.readline())
+            if answer["status"] not in (0, -signal.SIGKILL, 130, 143):
+                pytest.fail(f"{answer}: {Path(fields['log']).read_text()[-2000:]}")
+            return answer
+
+        yield request
+        process.stdin.close()
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What a run leaves: its weights and the state of its optimizer and generator, rows, logs and arrays, without
+    times.
+    """
+    (path,) = folder.glob("cache/vma/runs/*/checkpoint.safetensors")
+    state = checkpoint.load(path, previous=False)
+    found: dict[str, Any] = {name: tensor.numpy().tobytes() for name, tensor in state.tensors.items()}
+    found["update"] = state.meta["update"]
+    for file in sorted(folder.glob("out/**/*.jsonl")):
+        rows = [{k: v for k, v in row.items() if k not in ("seconds", "created")} for row in store.read_rows(file)]
+        if file.parent.name == "training":  # as many a line as the machine was fast: its means go from start to start
+            rows = [{k: row[k] for k in ("update", "validation_bound") if k in row} for row in rows]
+        found[file.name] = sorted(map(json.dumps, rows))
+    for file in sorted(folder.glob("out/artifacts/[!.]*")):  # not what those killed left half-written
+        found[file.name] = file.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Its outcome, how long it takes, and how many calls there are to be killed at."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    seconds = min(ask(folder / str(number))["seconds"] for number in range(2))
+    assert outcome(folder / "0") == outcome(folder / "1")
+    calls = int((folder / "0.calls").read_text())
+    return {"outcome": outcome(folder / "0"), "seconds": seconds, "calls": calls}
+
+
+def test_an_undisturbed_run_has_all_that_a_kill_could_lose(undisturbed: dict[str, Any]) -> None:
+    found = undisturbed["outcome"]
+    assert found["update"] == 150
+    assert len(found["one.jsonl"]) == len(found["two.jsonl"]) == 2 * 4
+    assert len([name for name in found if name.endswith(".npz")]) == 3
+    assert "rng" in found
+    assert any(name.startswith("optimizer.0.exp_avg") for name in found)
+
+
+def test_killed_at_any_instant_a_run_ends_as_if_it_had_not_been(
+    ask: Ask, undisturbed: dict[str, Any], tmp_path: Path, tally: Callable[..., None]
+) -> None:
+    chance = random.Random(0)
+    kills: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    wrong = []
+    while sum(kills.values()) < amount(24, 160):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        phases = []
+        for _ in range(IN_A_ROW):
+            if chance.random() < 0.5:  # at any time, ...
+                answer = ask(folder, seconds=chance.uniform(0, undisturbed["seconds"]))
+            else:  # ... and at any call, which would else be hit rarely
+                answer = ask(folder, call=chance.randint(1, undisturbed["calls"]), after=chance.random() < 0.5)
+            if answer["status"] == 0:
+                break
+            phases.append(KINDS[answer["phase"]])
+        else:
+            assert ask(folder)["status"] == 0
+        kills.update(phases)
+        if outcome(folder) != undisturbed["outcome"]:
+            lost.update(phases)
+            wrong.append((folder, phases))
+    for kind, number in kills.items():
+        tally(kind, number, lost[kind])
+    assert not wrong
+
+
+def test_killed_at_each_call_of_recording_a_run_ends_as_if_it_had_not_been(
+    ask: Ask, undisturbed: dict[str, Any], tmp_path: Path, tally: Callable[..., None]
+) -> None:
+    """Training is done; what is left is evaluating and recording, whose calls are killed one after another."""
+    folder = tmp_path / "run"
+    ask(folder)
+    whole = outcome(folder)
+    (folder / "out").rename(tmp_path / "made before")
+    ask(folder)
+    calls = int((tmp_path / "run.calls").read_text())
+    chance = random.Random(1)
+    kills: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    for call in sorted(chance.sample(range(1, calls + 1), min(calls, amount(12, 60)))):
+        (folder / "out").rename(tmp_path / f"out before call {call}")
+        answer = ask(folder, call=call, after=chance.random() < 0.5)
+        assert answer["status"] == -signal.SIGKILL
+        assert ask(folder)["status"] == 0
+        kills[KINDS[answer["phase"]]] += 1
+        lost[KINDS[answer["phase"]]] += outcome(folder) != whole
+    for kind, number in kills.items():
+        tally(kind, number, lost[kind])
+    assert not sum(lost.values())
+
+
+def test_whole_processes_killed_at_any_instant(
+    undisturbed: dict[str, Any], tmp_path: Path, tally: Callable[..., None]
+) -> None:
+    chance = random.Random(2)
+    kills = lost = 0
+
+    def start(folder: Path) -> "subprocess.Popen[str]":
+        with open(f"{folder}.log", "a", encoding="utf-8") as log:
+            command = [sys.executable, WARM, "once"]
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, env=environment()
+            )
+        assert process.stdin is not None
+        process.stdin.write(json.dumps({"out": f"{folder}/out", "cache": f"{folder}/cache", "seed": 0}) + "\n")
+        process.stdin.close()
+        return process
+
+    started = time.monotonic()
+    assert start(tmp_path / "undisturbed").wait(120) == 0
+    seconds = time.monotonic() - started
+    assert outcome(tmp_path / "undisturbed") == undisturbed["outcome"]
+    while kills < amount(3, 40):
+        folder, before = tmp_path / str(kills), kills
+        for _ in range(IN_A_ROW):
+            process = start(folder)
+            # most of it is the imports, in which nothing can be lost: no kill before a tenth of it
+            time.sleep(chance.uniform(0.1, 1) * seconds)
+            process.kill()
+            if process.wait(120) == 0:
+                break
+            kills += 1
+        else:
+            assert start(folder).wait(120) == 0
+        lost += (kills - before) * (outcome(folder) != undisturbed["outcome"])
+    tally("kills (SIGKILL) of whole processes", kills, lost)
+    assert lost == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_in_training_a_run_finishes_its_update_saves_and_goes_on(
+    ask: Ask, undisturbed: dict[str, Any], tmp_path: Path, tally: Callable[..., None], number: int, code: int
+) -> None:
+    chance = random.Random(number)
+    stops = lost = 0
+    while stops < amount(3, 20):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        before = -1
+        for _ in range(IN_A_ROW):
+            answer = ask(folder, seconds=chance.uniform(0.3, 0.7) * undisturbed["seconds"], signal=number)
+            if answer["phase"] not in ("training", "saving") or answer["status"] == 0:
+                break  # it was past training, or before it
+            stops += 1
+            (path,) = folder.glob("cache/vma/runs/*/checkpoint.safetensors")
+            update = checkpoint.load(path, previous=False).meta["update"]
+            said = Path(f"{folder}.log").read_text().splitlines()[-1]
+            lost += answer["status"] != code or update <= before or f"after {update:,} updates" not in said
+            before = update
+        ask(folder)
+        lost += outcome(folder) != undisturbed["outcome"]
+    tally("stops by SIGTERM and Ctrl-C", stops, lost)
+    assert lost == 0

@@ -1,0 +1,178 @@
+"""A process that has imported everything, and forks a child for each request: a small run of a job in a fraction of a
+second, killed where the request says.
+
+Requests and answers are lines of JSON on stdin and stdout. `python warm.py once` does a single job in this process
+itself.
+"""
+
+import functools
+import json
+import mmap
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo  # which the first optimizer would import, for two seconds
+
+from benchmarks import measure, store, training, worker
+from benchmarks.jobs import Job
+from benchmarks.spec import Cell, EvalSpec, TrainSpec
+from vma import checkpoint
+from vma.data import load
+from vma.data.episodes import EpisodeSpec
+
+PHASES = ("loading", "training", "saving", "evaluating", "recording")
+CALLS = ("open", "write", "fsync", "ftruncate", "lseek", "replace", "unlink", "mkdir")  # of os, in a file's life
+EPISODE = EpisodeSpec(classes=4, targets_per_class=2, shots=2)
+TRAIN = TrainSpec(
+    recipe="smoke", dataset="strokes", image_size=8, network="tiny-mlp", episode=EPISODE, dtype="float32", threads=1
+)
+UPDATES = 150
+
+
+def job(out: Path, seed: int) -> Job:
+    """One training, and three cells of two experiments on it, one of which both ask for."""
+    train = replace(TRAIN, seed=seed)
+    cells = [Cell(train, EvalSpec(EPISODE, k, 64, threads=1), UPDATES) for k in (2, 3, 5)]
+    asked = [("one", cells[0]), ("one", cells[1]), ("two", cells[1]), ("two", cells[2])]
+    return Job("killed", tuple(asked), out, "cpu", updates=UPDATES)
+
+
+class Mark:
+    """What the run is doing, in memory that outlives it."""
+
+    def __init__(self) -> None:
+        self.memory = mmap.mmap(-1, 1)
+
+    def __call__(self, phase: str) -> None:
+        self.memory[0] = PHASES.index(phase)
+
+    def read(self) -> str:
+        return PHASES[self.memory[0]]
+
+    def during(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def marked(*arguments: Any, **options: Any) -> Any:
+            before = self.read()
+            self(phase)
+            try:
+                return function(*arguments, **options)
+            finally:
+                self(before)
+
+        return marked
+
+
+def die_at(number: int, after: bool) -> None:
+    """Die by SIGKILL at a call of `CALLS`, before it or after it; of a write that is cut short, half is done."""
+    left = number
+
+    def mortal(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0 and not after:
+                if name == "write":
+                    real(arguments[0], arguments[1][: len(arguments[1]) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                return real(*arguments, **options)
+            finally:
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return call
+
+    for name in CALLS:
+        setattr(os, name, mortal(name, getattr(os, name)))
+
+
+def count_calls() -> list[int]:
+    """Count the calls that `die_at` can die at."""
+    counted = [0]
+
+    def counting(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            counted[0] += 1
+            return real(*arguments, **options)
+
+        return call
+
+    for name in CALLS:
+        setattr(os, name, counting(getattr(os, name)))
+    return counted
+
+
+def run(request: dict[str, Any], mark: Mark) -> None:
+    """The job of a request: `out`, `cache` and `seed`."""
+    os.environ["XDG_CACHE_HOME"] = request["cache"]
+    out = Path(request["out"])
+    out.mkdir(parents=True, exist_ok=True)
+
+    def progress(phase: str, done: int, total: int | None) -> None:
+        mark({"load": "loading", "train": "training"}.get(phase, "evaluating"))
+
+    training.SAVE_SECONDS = 0.05  # type: ignore[misc]
+    training.LOG_EVERY = 10  # type: ignore[misc]
+    training.VALIDATE_EVERY = 50  # type: ignore[misc]
+    checkpoint.save = mark.during("saving", checkpoint.save)
+    measure.record = mark.during("recording", measure.record)
+    worker.do(job(out, request["seed"]), progress)  # type: ignore[arg-type]
+
+
+def forked(request: dict[str, Any], mark: Mark) -> dict[str, Any]:
+    """Run a request in a child; kill it after `seconds` or at call number `call` if the request has one."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            counted = count_calls()
+            if "call" in request:
+                die_at(request["call"], request["after"])
+            run(request, mark)
+            Path(request["log"]).with_suffix(".calls").write_text(str(counted[0]), encoding="ascii")
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    started = time.monotonic()
+    if "seconds" in request:
+        time.sleep(request["seconds"])
+        # a child that has ended is a zombie until it is waited for: the signal finds nobody else
+        os.kill(child, request.get("signal", signal.SIGKILL))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return {"status": status, "phase": mark.read(), "seconds": time.monotonic() - started}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    mark = Mark()
+    if sys.argv[1:] == ["once"]:
+        run(json.loads(sys.stdin.readline()), mark)
+        return
+    data = load("strokes", image_size=TRAIN.image_size)
+    worker.load = lambda *_, **__: data
+    # the checkout does not change meanwhile, and git takes longer than the job
+    state = store.code_state(store.ROOT)
+    training.code_state = store.code_state = lambda root: state
+    for line in sys.stdin:
+        mark("loading")
+        print(json.dumps(forked(json.loads(line), mark)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Whole files: the old or the new one whatever fails, what killed writers leave, and reading that always ends."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from vma import files
+from vma.files import read_bounded, write_atomic
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "folder" / "name [1].json"
+
+
+def test_a_file_is_written_and_replaced_whole(path: Path) -> None:
+    for data in (b"old", b"", bytes(3_000_000)):
+        write_atomic(path, data)
+        assert path.read_bytes() == data
+        assert list(path.parent.iterdir()) == [path]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_write_that_takes_a_part_is_finished(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:100]))
+        write_atomic(path, bytes(range(256)) * 10)
+    assert path.read_bytes() == bytes(range(256)) * 10
+
+
+def test_what_a_killed_process_left_is_removed_once_it_is_old(path: Path) -> None:
+    write_atomic(path, b"old")
+    names = f"{path.name}.01234567", f"{path.name}.89abcdef", "another.01234567"
+    abandoned, recent, other = (path.with_name(f".{name}.tmp") for name in names)
+    for file in (abandoned, recent, other):
+        file.write_bytes(b"half")
+    for file in (abandoned, other):
+        os.utime(file, (0, 0))
+    write_atomic(path, b"new")
+    assert sorted(path.parent.iterdir()) == sorted([path, recent, other])
+
+
+@pytest.mark.parametrize("size", [0, 9, 10])
+def test_a_file_is_read_up_to_its_bound(path: Path, size: int) -> None:
+    write_atomic(path, bytes(size))
+    assert read_bounded(path, 10) == bytes(size)
+
+
+def test_what_is_too_large_missing_or_no_regular_file_is_refused(path: Path) -> None:
+    write_atomic(path, bytes(11))
+    pipe, loop = path.with_name("pipe"), path.with_name("loop")
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)
+    for refused, number in (
+        (path, errno.EFBIG),
+        (path.with_name("none"), errno.ENOENT),
+        (pipe, errno.EINVAL),  # opened as usual it would wait for a writer
+        (Path("/dev/zero"), errno.EINVAL),  # and this never ends
+        (path.parent, errno.EINVAL),
+        (loop, errno.ELOOP),
+    ):
+        with pytest.raises(OSError, match=r".") as caught:
+            read_bounded(refused, 10)
+        assert caught.value.errno == number
+        assert str(caught.value.filename) == str(refused)
+
+
+def test_reading_makes_room_for_no_more_than_the_file_has(path: Path) -> None:
+    write_atomic(path, b"small")
+    assert read_bounded(path, 2**62) == b"small"
+
+
+@pytest.mark.parametrize("name", ["open", "write", "fsync", "replace"])
+def test_a_failure_names_the_file_and_leaves_the_old_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_atomic(path, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, name, full)
+        with pytest.raises(OSError, match="No space left") as caught:
+            write_atomic(path, b"new")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
