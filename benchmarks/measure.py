@@ -190,14 +190,16 @@ def evaluate_cells(
     earlier = [] if options.again else store.read_rows(options.out / f"{experiment}.jsonl")
     found = {cell: stored(earlier, cell, trained, data) for cell in cells}
     rows = [row for part in found.values() for row in part]
-    missing = tasks.groups(cell for cell, part in found.items() if not part)
+    missing = {cell.eval for cell, part in found.items() if not part}
+    groups = tasks.unfinished(found, missing)
     with tqdm(desc=f"evaluate {describe(trained.spec)}", unit="episode") as bar:
-        for i, group in enumerate(missing):
+        for i, group in enumerate(groups):
 
             def progress(done: int, total: int, before: int = i) -> None:
-                bar.total, bar.n = total * len(missing), total * before + done
+                bar.total, bar.n = total * len(groups), total * before + done
                 bar.refresh()
 
             results = tasks.evaluate_group(trained, group, data, device, progress)
+            results = [result for result in results if result.cell.eval in missing]
             rows += record(options.out, experiment, trained, results, data, origin)
     return rows

@@ -8,7 +8,7 @@ import gc
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,6 +81,19 @@ def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
         protocol, unlike = evaluation.episode.protocol, replace(evaluation, episode=EpisodeSpec(), memory_size=None)
         found.setdefault((cell.train, protocol, unlike) if _shares(cell) else cell, []).append(cell)
     return list(found.values())
+
+
+def unfinished(cells: Iterable[Cell], missing: Collection[EvalSpec]) -> list[list[Cell]]:
+    """What to evaluate for the missing ones among the cells of one training, group by group.
+
+    By a model with an address a group is evaluated whole, also where some of its cells are recorded: they share their
+    draws, and a cell that was left when a run was killed gets the numbers that it would have got undisturbed.
+    """
+    touched = [group for group in groups(cells) if any(cell.eval in missing for cell in group)]
+    return [
+        group if group[0].train.model == "vma" else [cell for cell in group if cell.eval in missing]
+        for group in touched
+    ]
 
 
 def _shares(cell: Cell) -> bool:

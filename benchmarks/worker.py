@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,8 @@ from vma.data import DataSet, load
 from vma.errors import InputError
 from vma.hardware import keep_freed_memory
 from vma.training import NonFiniteBound
+
+Report = Callable[[str, int, int | None], None]  # phase, how much of it is done, of how much if that is known
 
 WRITE_SECONDS = 1.0  # between two reports of progress
 
@@ -49,7 +52,11 @@ def main() -> int:
     job = from_json(sys.stdin.readline())
     threading.Thread(target=_stop_with_the_sweep, daemon=True).start()
     print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {job.name}, process {os.getpid()}", flush=True)
-    progress = Progress(progress_path(job.out, job.name))
+    return attempt(job, Progress(progress_path(job.out, job.name)))
+
+
+def attempt(job: Job, progress: Report) -> int:
+    """`do`, with every expected failure as one line and an exit code."""
     try:
         do(job, progress)
     except InputError as error:
@@ -68,7 +75,7 @@ def _stop_with_the_sweep() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def do(job: Job, progress: Progress) -> None:
+def do(job: Job, progress: Report) -> None:
     """Train or load, evaluate the cells that have no rows yet, and record them.
 
     Raises:
@@ -96,13 +103,13 @@ def do(job: Job, progress: Progress) -> None:
             measure.offer_weights(trained, data, job.out)
 
 
-def _only_one(job: Job, progress: Progress) -> AbstractContextManager[None]:
+def _only_one(job: Job, progress: Report) -> AbstractContextManager[None]:
     """The lock that the job holds, so that no job on the same training and folder runs beside it."""
     lock = job.out / ".locks" / f"{TIMED if job.timed else job.train.train_id}.lock"
     return locked(lock, patience=1.0, waiting=lambda whom: progress(whom, 0, None))
 
 
-def _model(job: Job, data: DataSet, device: torch.device, progress: Progress) -> Trained:
+def _model(job: Job, data: DataSet, device: torch.device, progress: Report) -> Trained:
     if job.updates is None and job.seconds is None:
         shipped = measure.shipped(job.train, data, device)
         if shipped is None:
@@ -132,11 +139,11 @@ def _export_log(job: Job, trained: Trained, device: torch.device) -> None:
         store.write_text(target, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _evaluate(job: Job, trained: Trained, data: DataSet, device: torch.device, progress: Progress) -> None:
+def _evaluate(job: Job, trained: Trained, data: DataSet, device: torch.device, progress: Report) -> None:
     rows = recorded(job.out, job.experiments, job.since)
     left = missing(job, rows, (trained.train_id, trained.updates), data, device)
     # what several experiments ask for is evaluated once
-    groups = tasks.groups({cell.eval: cell for _, cell in left}.values())
+    groups = tasks.unfinished({cell.eval: cell for _, cell in job.cells}.values(), {cell.eval for _, cell in left})
     origin = store.provenance(device)
     for number, group in enumerate(groups, start=1):
         phase = f"evaluate {number}/{len(groups)}"
@@ -152,7 +159,7 @@ def _evaluate(job: Job, trained: Trained, data: DataSet, device: torch.device, p
                 measure.record(job.out, name, trained, own, data, origin)
 
 
-def _measure_times(job: Job, data: DataSet, device: torch.device, progress: Progress) -> None:
+def _measure_times(job: Job, data: DataSet, device: torch.device, progress: Report) -> None:
     rows = recorded(job.out, job.experiments, job.since)
     left = missing(job, rows, None, data, device)
     origin = store.provenance(device)

@@ -9,6 +9,7 @@ import functools
 import json
 import mmap
 import os
+import resource
 import signal
 import sys
 import time
@@ -29,6 +30,7 @@ from vma.data.episodes import EpisodeSpec
 
 PHASES = ("loading", "training", "saving", "evaluating", "recording")
 CALLS = ("open", "write", "fsync", "ftruncate", "lseek", "replace", "unlink", "mkdir")  # of os, in a file's life
+REFUSED = ("open", "write", "fsync", "replace", "mkdir")  # those that a disk may refuse
 EPISODE = EpisodeSpec(classes=4, targets_per_class=2, shots=2)
 TRAIN = TrainSpec(
     recipe="smoke", dataset="strokes", image_size=8, network="tiny-mlp", episode=EPISODE, dtype="float32", threads=1
@@ -37,10 +39,14 @@ UPDATES = 150
 
 
 def job(out: Path, seed: int) -> Job:
-    """One training, and three cells of two experiments on it, one of which both ask for."""
+    """One training, and cells of two experiments on it, one of which both ask for; all but one are evaluated together,
+    from draws that they share.
+    """
     train = replace(TRAIN, seed=seed)
-    cells = [Cell(train, EvalSpec(EPISODE, k, 64, threads=1), UPDATES) for k in (2, 3, 5)]
-    asked = [("one", cells[0]), ("one", cells[1]), ("two", cells[1]), ("two", cells[2])]
+    single = replace(EPISODE, targets_per_class=1, target_classes=1)
+    memories = [EvalSpec(replace(single, shots=shots), 50, 40, threads=1) for shots in (1, 2, 3)]
+    one, both, two, alone = (Cell(train, spec, UPDATES) for spec in (*memories, EvalSpec(EPISODE, 5, 128, threads=1)))
+    asked = [("one", one), ("one", both), ("two", both), ("two", two), ("two", alone)]
     return Job("killed", tuple(asked), out, "cpu", updates=UPDATES)
 
 
@@ -93,6 +99,24 @@ def die_at(number: int, after: bool) -> None:
         setattr(os, name, mortal(name, getattr(os, name)))
 
 
+def fail_from(number: int, error: int, lasting: bool) -> None:
+    """Let a call of `CALLS` that a full or broken disk can refuse fail, and with `lasting` all after it."""
+    left = number
+
+    def failing(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0 or (lasting and left < 0):
+                raise OSError(error, os.strerror(error))
+            return real(*arguments, **options)
+
+        return call
+
+    for name in REFUSED:
+        setattr(os, name, failing(name, getattr(os, name)))
+
+
 def count_calls() -> list[int]:
     """Count the calls that `die_at` can die at."""
     counted = [0]
@@ -109,8 +133,8 @@ def count_calls() -> list[int]:
     return counted
 
 
-def run(request: dict[str, Any], mark: Mark) -> None:
-    """The job of a request: `out`, `cache` and `seed`."""
+def run(request: dict[str, Any], mark: Mark) -> int:
+    """The job of a request (`out`, `cache` and `seed`), and its exit code."""
     os.environ["XDG_CACHE_HOME"] = request["cache"]
     out = Path(request["out"])
     out.mkdir(parents=True, exist_ok=True)
@@ -123,7 +147,7 @@ def run(request: dict[str, Any], mark: Mark) -> None:
     training.VALIDATE_EVERY = 50  # type: ignore[misc]
     checkpoint.save = mark.during("saving", checkpoint.save)
     measure.record = mark.during("recording", measure.record)
-    worker.do(job(out, request["seed"]), progress)  # type: ignore[arg-type]
+    return worker.attempt(job(out, request["seed"]), progress)
 
 
 def forked(request: dict[str, Any], mark: Mark) -> dict[str, Any]:
@@ -136,11 +160,17 @@ def forked(request: dict[str, Any], mark: Mark) -> dict[str, Any]:
             os.dup2(log, 1)
             os.dup2(log, 2)
             counted = count_calls()
-            if "call" in request:
+            if "error" in request:
+                fail_from(request["call"], request["error"], request["lasting"])
+            elif "call" in request:
                 die_at(request["call"], request["after"])
-            run(request, mark)
-            Path(request["log"]).with_suffix(".calls").write_text(str(counted[0]), encoding="ascii")
-            code = 0
+            if (
+                "limit" in request
+            ):  # as of a quota: a write takes a part, and the next one none
+                resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], resource.RLIM_INFINITY))
+            code = run(request, mark)
+            if "limit" not in request:
+                Path(request["log"]).with_suffix(".calls").write_text(str(counted[0]), encoding="ascii")
         except SystemExit as stop:
             code = int(stop.code or 0)
         except BaseException:
@@ -162,8 +192,7 @@ def main() -> None:
     torch.set_num_threads(1)
     mark = Mark()
     if sys.argv[1:] == ["once"]:
-        run(json.loads(sys.stdin.readline()), mark)
-        return
+        sys.exit(run(json.loads(sys.stdin.readline()), mark))
     data = load("strokes", image_size=TRAIN.image_size)
     worker.load = lambda *_, **__: data
     # the checkout does not change meanwhile, and git takes longer than the job
