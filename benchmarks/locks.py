@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -28,23 +28,28 @@ def locked(
         Busy: if another process holds it, and not to `wait`.
         OSError: if the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     # Not in the lock file itself, which whoever tries to get it may empty.
     note = path.with_name(f"{path.name}.owner")
     try:
-        lock.acquire(timeout=patience if wait else 0)
-    except Timeout:
-        owner = _owner(note)
-        if not wait:
-            raise Busy(owner) from None
-        waiting(f"waiting for {owner}, which holds {path}")
-        lock.acquire()
-    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=patience if wait else 0)
+        except Timeout:
+            owner = _owner(note)
+            if not wait:
+                raise Busy(owner) from None
+            waiting(f"waiting for {owner}, which holds {path}")
+            lock.acquire()
         note.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8", errors="replace")
+    except OSError as error:
+        lock.release()
+        raise OSError(error.errno, error.strerror, str(path)) from error  # some name no file
+    try:
         yield
     finally:
-        note.unlink(missing_ok=True)
+        with suppress(OSError):  # the next holder writes its own
+            note.unlink()
         lock.release()
 
 

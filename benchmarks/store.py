@@ -89,8 +89,9 @@ def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     length = lines.sound_length(before)
     if length < len(before):
         logger.warning("%s: its end was unfinished, and is cut off: %r", path, before[length:][:80])
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = None
     try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         os.ftruncate(descriptor, length)
         os.lseek(descriptor, length, os.SEEK_SET)
         # The first byte comes last, once the others are on the disk: from then on readers see all lines, before none.
@@ -102,11 +103,13 @@ def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         if not before:
             sync_folder(path.parent)  # it may be new there
     except OSError as error:
-        with suppress(OSError):  # what cannot be taken back now does not count, and is cut off by the next append
-            os.ftruncate(descriptor, length)
+        if descriptor is not None:
+            with suppress(OSError):  # what cannot be taken back now does not count, and is cut off by the next append
+                os.ftruncate(descriptor, length)
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

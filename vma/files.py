@@ -71,15 +71,19 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         OSError: naming `path`: it is missing, cannot be read, is larger (EFBIG), or is a folder, a pipe or a device
             (EINVAL), whose reading might never end.
     """
-    # O_NONBLOCK: to open a pipe that nobody writes to would wait for ever.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    descriptor = None
     try:
+        # O_NONBLOCK: to open a pipe that nobody writes to would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
-            raise OSError(errno.EINVAL, "is no regular file", str(path))
+            raise OSError(errno.EINVAL, "is no regular file")
         if state.st_size > max_bytes:
-            raise OSError(errno.EFBIG, f"is larger than {max_bytes:,} bytes", str(path))
+            raise OSError(errno.EFBIG, f"is larger than {max_bytes:,} bytes")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read(state.st_size)  # reading makes room for all that is asked for
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # some name no file
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)

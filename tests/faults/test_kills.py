@@ -1,25 +1,22 @@
 """Killed at any instant, the same command goes on, and ends with the weights and rows of an undisturbed run."""
 
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forking import WARM, Ask, environment, outcome
 from reliability import amount
 
-from benchmarks import store
 from vma import checkpoint
 
-ROOT = Path(__file__).parents[2]
-WARM = Path(__file__).with_name("warm.py")
 KINDS = {
     "loading": "kills (SIGKILL) while training",  # it is over before a small run has begun
     "training": "kills (SIGKILL) while training",
@@ -28,64 +25,6 @@ KINDS = {
     "recording": "kills (SIGKILL) while recording rows",
 }
 IN_A_ROW = 4  # kills before a run may come to its end
-
-Ask = Callable[..., dict[str, Any]]
-
-
-def environment() -> dict[str, str]:
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-
-
-@pytest.fixture(scope="module")
-def ask() -> Iterator[Ask]:
-    """Send a request to a process that forks a child for each (see warm.py)."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, WARM], stdin=pipe, stdout=pipe, text=True, env=environment()) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-
-        def request(folder: Path, **more: Any) -> dict[str, Any]:
-            fields = {"out": f"{folder}/out", "cache": f"{folder}/cache", "log": f"{folder}.log", "seed": 0} | more
-            process.stdin.write(json.dumps(fields) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-            assert line, f"the process that forks has ended with {process.wait(60)}"
-            answer: dict[str, Any] = json.loads(line)
-            if answer["status"] not in (0, -signal.SIGKILL, 130, 143):
-                pytest.fail(f"{answer}: {Path(fields['log']).read_text()[-2000:]}")
-            return answer
-
-        yield request
-        process.stdin.close()
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """What a run leaves: its weights and the state of its optimizer and generator, rows, logs and arrays, without
-    times.
-    """
-    (path,) = folder.glob("cache/vma/runs/*/checkpoint.safetensors")
-    state = checkpoint.load(path, previous=False)
-    found: dict[str, Any] = {name: tensor.numpy().tobytes() for name, tensor in state.tensors.items()}
-    found["update"] = state.meta["update"]
-    for file in sorted(folder.glob("out/**/*.jsonl")):
-        rows = [{k: v for k, v in row.items() if k not in ("seconds", "created")} for row in store.read_rows(file)]
-        if file.parent.name == "training":  # as many a line as the machine was fast: its means go from start to start
-            rows = [{k: row[k] for k in ("update", "validation_bound") if k in row} for row in rows]
-        found[file.name] = sorted(map(json.dumps, rows))
-    for file in sorted(folder.glob("out/artifacts/[!.]*")):  # not what those killed left half-written
-        found[file.name] = file.read_bytes()
-    return found
-
-
-@pytest.fixture(scope="module")
-def undisturbed(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Its outcome, how long it takes, and how many calls there are to be killed at."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    seconds = min(ask(folder / str(number))["seconds"] for number in range(2))
-    assert outcome(folder / "0") == outcome(folder / "1")
-    calls = int((folder / "0.calls").read_text())
-    return {"outcome": outcome(folder / "0"), "seconds": seconds, "calls": calls}
 
 
 def test_an_undisturbed_run_has_all_that_a_kill_could_lose(undisturbed: dict[str, Any]) -> None:

@@ -164,15 +164,15 @@ def forked(request: dict[str, Any], mark: Mark) -> dict[str, Any]:
                 fail_from(request["call"], request["error"], request["lasting"])
             elif "call" in request:
                 die_at(request["call"], request["after"])
-            if (
-                "limit" in request
-            ):  # as of a quota: a write takes a part, and the next one none
+            if "limit" in request:  # as of a quota: a write takes a part, and the next one none
                 resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], resource.RLIM_INFINITY))
             code = run(request, mark)
             if "limit" not in request:
                 Path(request["log"]).with_suffix(".calls").write_text(str(counted[0]), encoding="ascii")
         except SystemExit as stop:
             code = int(stop.code or 0)
+        except KeyboardInterrupt:  # past training: as commands do
+            code = 130
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:

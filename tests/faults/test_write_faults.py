@@ -1,0 +1,240 @@
+"""A disk that refuses any one call, or is full from then on: each file stays the old one or is the new one, the error
+is one line, and the same command goes on once there is room.
+"""
+
+import errno
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from forking import Ask, environment, outcome
+from made_results import make_results
+from reliability import amount
+
+from benchmarks import store
+from reports import lines
+from vma import checkpoint
+from vma.data import images, prepared
+from vma.errors import InputError
+
+CALLS = ("open", "write", "fsync", "ftruncate", "lseek", "replace", "mkdir")  # of os, in which a file is written
+KIND = "faults injected on write"
+TENSORS = {"a": torch.arange(600.0), "rng": torch.zeros(16, dtype=torch.uint8)}
+
+
+class Faults:
+    """Counts the calls of os, and lets one fail; a write that fails has written a half."""
+
+    def __init__(self, number: int | None = None, error: int = 0, *, lasting: bool = False) -> None:
+        self.number, self.error, self.lasting, self.seen = number, error, lasting, 0
+
+    def __enter__(self) -> "Faults":
+        self.patch = pytest.MonkeyPatch()
+        for name in CALLS:
+            self.patch.setattr(os, name, self._wrap(name, getattr(os, name)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.patch.undo()
+
+    def _wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.seen += 1
+            if self.seen == self.number or (self.lasting and self.number is not None and self.seen > self.number):
+                if name == "write":
+                    real(arguments[0], arguments[1][: len(arguments[1]) // 2])
+                raise OSError(self.error, os.strerror(self.error))
+            return real(*arguments, **options)
+
+        return call
+
+
+def save(folder: Path, update: int) -> None:
+    checkpoint.save(folder / "state.safetensors", TENSORS | {"a": TENSORS["a"] + update}, {"update": update})
+
+
+def ship(folder: Path, update: int) -> None:
+    model = torch.nn.Linear(5, 5, bias=False)
+    torch.nn.init.constant_(model.weight, update)
+    checkpoint.save_weights(folder / "weights.safetensors", model, {"update": update})
+
+
+def append(folder: Path, update: int) -> None:
+    rows = [{"metric": metric, "value": update} for metric in ("nll", "kl_a", "kl_z")]
+    store.append_rows(folder / "table1.jsonl", rows)
+
+
+def specs(folder: Path, update: int) -> None:
+    store.record_specs(folder / "specs.jsonl", {str(number): {"update": number} for number in range(update + 1)})
+
+
+def artifact(folder: Path, update: int) -> None:
+    store.write_artifact(folder / "artifacts" / "0.npz", {"nll": np.full(100, update), "index": np.arange(100)})
+
+
+def text(folder: Path, update: int) -> None:
+    store.write_text(folder / "deep" / "table1.md", f"{update}\n" * 1000)
+
+
+def cached(folder: Path, update: int) -> None:
+    part = images.unlabelled(np.full((20, 4, 4), bool(update % 2)))
+    prepared.write(images.make_data_set("made", part, part, part), {"update": str(update)})
+
+
+WRITERS = (save, ship, append, specs, artifact, text, cached)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files but locks, temporary ones too."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.endswith(".lock"))
+    return {str(file.relative_to(folder)): what_counts(file) for file in files}
+
+
+def what_counts(file: Path) -> bytes:
+    """The bytes of a file: of rows without those that were left unfinished, of safetensors with the metadata, which are
+    written in any order, in one.
+    """
+    data = file.read_bytes()
+    if file.suffix == ".jsonl":
+        return data[: lines.sound_length(data)]
+    if ".safetensors" in file.name:
+        length = int.from_bytes(data[:8], "little")
+        return json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True).encode() + data[8 + length :]
+    return data
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EACCES])
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_each_call_that_fails_leaves_the_old_file_or_the_new(
+    write: Callable[[Path, int], None],
+    lasting: bool,
+    error: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tally: Callable[..., None],
+) -> None:
+    def fresh(name: str) -> Path:
+        folder = tmp_path / name
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+        shutil.copytree(tmp_path / "before", folder, dirs_exist_ok=True)
+        return folder
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "before"))
+    for update in (1, 2):
+        write(tmp_path / "before", update)
+    old = contents(fresh("old"))
+    with Faults() as counted:
+        write(fresh("new"), 3)
+    new = contents(tmp_path / "new")
+    assert old != new
+    newest = {name: data for name, data in new.items() if name != "state.safetensors.previous"}
+    wrong = []
+    for number in range(1, counted.seen + 1):
+        folder = fresh(str(number))
+        said: list[str] = []
+        with Faults(number, error, lasting=lasting), warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            try:
+                write(folder, 3)
+            except (OSError, InputError) as failure:
+                said.append(str(failure))
+                # what names no file is no clear line
+                if isinstance(failure, OSError) and not str(failure.filename or "").startswith(str(folder)):
+                    wrong.append(f"call {number}: no file in {failure!r}")
+        errors = len(said)
+        said += [str(warning.message) for warning in warned] + [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        found = contents(folder)
+        # of several files each is the old one or the new one
+        if any(name not in found for name in old) or any(
+            data not in (old.get(name), new.get(name)) for name, data in found.items()
+        ):
+            wrong.append(f"call {number}: {sorted(found)}")
+        if errors > 1 or any("\n" in line for line in said) or (not said and found != new):
+            wrong.append(f"call {number}: said {said}")
+        if found != new and said:  # whoever goes on looks at what is there
+            write(folder, 3)  # there is room again
+            caplog.clear()
+        # the one before the last may be the last one now
+        if {name: data for name, data in contents(folder).items() if name != "state.safetensors.previous"} != newest:
+            wrong.append(f"call {number}: going on gives other files")
+    tally(KIND, counted.seen, len(wrong))
+    assert not wrong
+
+
+def test_a_run_whose_disk_refuses_a_call_ends_in_one_line_and_goes_on_once_there_is_room(
+    ask: Ask, undisturbed: dict[str, Any], tmp_path: Path, tally: Callable[..., None]
+) -> None:
+    chance = random.Random(0)
+    wrong = []
+    tried = amount(10, 80)
+    for number in range(tried):
+        folder = tmp_path / str(number)
+        call = chance.randint(1, undisturbed["calls"])
+        error = chance.choice([errno.ENOSPC, errno.EIO, errno.EDQUOT])
+        answer = ask(folder, call=call, error=error, lasting=chance.random() < 0.5)
+        if answer["status"] != 0:  # fewer calls than were counted can fail
+            said = Path(f"{folder}.log").read_text().splitlines()
+            if answer["status"] != 1 or not said[-1].startswith("error: ") or os.strerror(error) not in said[-1]:
+                wrong.append((call, answer, said[-3:]))
+        if ask(folder)["status"] != 0 or outcome(folder) != undisturbed["outcome"]:
+            wrong.append((call, answer, "another outcome"))
+    tally(KIND, tried, len(wrong))
+    assert not wrong
+
+
+def test_a_run_whose_files_may_not_grow_ends_in_one_line_and_goes_on_once_they_may(
+    ask: Ask, undisturbed: dict[str, Any], tmp_path: Path, tally: Callable[..., None]
+) -> None:
+    """The kernel itself cuts a write short, as a full disk does, whatever code makes it."""
+    wrong = []
+    limits = [4096 * factor for factor in (1, 2, 4, 16)][: amount(2, 4)]
+    for limit in limits:
+        folder = tmp_path / str(limit)
+        answer = ask(folder, limit=limit)
+        said = Path(f"{folder}.log").read_text().splitlines()
+        if answer["status"] not in (0, 1) or (answer["status"] == 1 and "File too large" not in said[-1]):
+            wrong.append((limit, answer, said[-3:]))
+        if ask(folder)["status"] != 0 or outcome(folder) != undisturbed["outcome"]:
+            wrong.append((limit, answer, "another outcome"))
+    tally(KIND, len(limits), len(wrong))
+    assert not wrong
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, tally: Callable[..., None]) -> None:
+    results = make_results(tmp_path / "results")
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("index.html", "tables/table1.md", "figures/scaling.png"):
+        store.write_text(out / name, "old")
+    old = contents(out)
+    wrong = []
+    limits = [8192, 65_536, 200_000][: amount(1, 3)]
+    for limit in limits:
+        run = subprocess.run(
+            [sys.executable, "-m", "reports", "--results", results, "--out", out],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)),
+        )
+        said = run.stderr.splitlines()
+        refused = f"error: cannot write or read {out}: File too large"
+        if run.returncode != 1 or said[-1] != refused or contents(out) != old:  # matplotlib says that it has no cache
+            wrong.append((limit, run.returncode, said[-3:], sorted(contents(out))))
+    tally(KIND, len(limits), len(wrong))
+    assert not wrong
