@@ -130,7 +130,7 @@ def _train(
     if restart:
         for old in (path, path.with_name(path.name + ".previous")):
             old.unlink(missing_ok=True)
-    elif path.exists() or path.with_name(path.name + ".previous").exists():
+    elif any(map(os.path.lexists, (path, path.with_name(path.name + ".previous")))):  # a broken link is no new start
 
         def take(state: checkpoint.Checkpoint) -> None:
             check_meta(state.meta, spec)

@@ -1,0 +1,301 @@
+"""Damaged and hostile checkpoints: refused in one line, or passed over for the good one before, and never executed."""
+
+import json
+import logging
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reliability import amount
+
+from benchmarks import measure, training
+from benchmarks.spec import TrainSpec, identity
+from vma import checkpoint
+from vma.checkpoint import CheckpointError
+from vma.data import DataSet, load
+from vma.data.episodes import EpisodeSpec
+
+CPU = torch.device("cpu")
+KIND = "hostile checkpoints"
+EPISODE = EpisodeSpec(classes=4, targets_per_class=2, shots=2)
+SPEC = TrainSpec(recipe="smoke", dataset="strokes", image_size=8, network="tiny-mlp", episode=EPISODE, threads=1)
+NAME = "checkpoint.safetensors"
+# What a pickle of protocol 0 would run when it is loaded; each place that may hold one gets its own.
+BOMB = b"cposix\nsystem\n(S'touch SENTINEL'\ntR."
+
+Spoil = Callable[[Path], None]
+
+
+@pytest.fixture(scope="module")
+def data() -> DataSet:
+    return load("strokes", image_size=SPEC.image_size)
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory, data: DataSet) -> Path:
+    """A folder with the states of one run after 4, 8 and 12 updates."""
+    folder = tmp_path_factory.mktemp("states")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        for updates in (4, 8, 12):
+            training.train(SPEC, data, CPU, updates=updates)
+            shutil.copy(training.run_folder(SPEC, CPU) / NAME, folder / str(updates))
+    return folder
+
+
+def weights(path: Path) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in checkpoint.load(path, previous=False).tensors.items()}
+
+
+def rewritten(change: Callable[[dict[str, torch.Tensor], dict[str, Any]], object]) -> Spoil:
+    """A checkpoint of right form and right digest whose content is changed."""
+
+    def spoil(path: Path) -> None:
+        state = checkpoint.load(path)
+        change(state.tensors, state.meta)
+        path.unlink()
+        checkpoint.save(path, state.tensors, state.meta, keep_previous=False)
+
+    return spoil
+
+
+def meta(**values: Any) -> Spoil:
+    return rewritten(lambda _, found: found.update(values))
+
+
+def tensor(name: str, make: Callable[[torch.Tensor], torch.Tensor]) -> Spoil:
+    return rewritten(lambda tensors, _: tensors.update({name: make(tensors.get(name, torch.zeros(1)))}))
+
+
+def raw(change: Callable[[bytes], bytes]) -> Spoil:
+    return lambda path: path.write_bytes(change(path.read_bytes())) and None  # type: ignore[func-returns-value]
+
+
+def header(change: Callable[[dict[str, Any]], object]) -> Spoil:
+    """A changed header before the same bytes."""
+
+    def changed(data: bytes) -> bytes:
+        length = int.from_bytes(data[:8], "little")
+        fields = json.loads(data[8 : 8 + length])
+        change(fields)
+        text = json.dumps(fields).encode()
+        return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+    return raw(changed)
+
+
+def instead(make: Callable[[Path], object]) -> Spoil:
+    """Something else at the path."""
+
+    def spoil(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return spoil
+
+
+def sparse(path: Path) -> None:
+    path.touch()
+    os.truncate(path, checkpoint.MAX_FILE_BYTES + 1)  # which takes no room on the disk
+
+
+def nan(found: torch.Tensor) -> torch.Tensor:
+    return torch.full_like(found, torch.nan)
+
+
+WEIGHT = "model.addressing.embed_memory.head.weight"
+HOSTILE: dict[str, Spoil] = {
+    "empty": raw(lambda data: b""),
+    "a byte too long": raw(lambda data: data + b"\0"),
+    "all zero": raw(lambda data: bytes(len(data))),
+    "text": raw(lambda data: b"not a checkpoint\n" * 100),
+    "a pickle": raw(lambda data: BOMB),
+    "a pickle behind a header": raw(lambda data: (2).to_bytes(8, "little") + b"{}" + BOMB),
+    "a header of 2^63 bytes": raw(lambda data: (2**63).to_bytes(8, "little") + data[8:]),
+    "a header to the end and beyond": raw(lambda data: len(data).to_bytes(8, "little") + data[8:]),
+    "a deep header": raw(lambda data: (100_000).to_bytes(8, "little") + b"[" * 100_000),
+    "an offset beyond the end": header(lambda fields: fields["rng"].update(data_offsets=[0, 2**40])),
+    "offsets that overlap": header(lambda fields: fields["rng"].update(data_offsets=fields[WEIGHT]["data_offsets"])),
+    "a shape of 2^120 elements": header(lambda fields: fields["rng"].update(shape=[2**60, 2**60])),
+    "a negative shape": header(lambda fields: fields["rng"].update(shape=[-1])),
+    "an unknown dtype": header(lambda fields: fields["rng"].update(dtype="object")),
+    "no metadata": header(lambda fields: fields.pop("__metadata__")),
+    "another program's": header(lambda fields: fields.update(__metadata__={"format": "pt"})),
+    "a later version": header(lambda fields: fields["__metadata__"].update(vma_version="2")),
+    "meta changed and not signed": header(lambda fields: fields["__metadata__"].update(meta="{}")),
+    "a tensor renamed and not signed": header(lambda fields: fields.update(other=fields.pop("rng"))),
+    "no spec": rewritten(lambda _, found: found.pop("spec")),
+    "no update": rewritten(lambda _, found: found.pop("update")),
+    "no hash of the data": rewritten(lambda _, found: found.pop("data_sha256")),
+    "no meta at all": rewritten(lambda _, found: found.clear()),
+    "update true": meta(update=True),
+    "update -1": meta(update=-1),
+    "update as text": meta(update="8"),
+    "update 8.5": meta(update=8.5),
+    "seconds -1": meta(seconds=-1.0),
+    "seconds as text": meta(seconds="1"),
+    "spec as text": meta(spec="vma"),
+    "spec of another seed": meta(spec=identity(replace(SPEC, seed=1))),
+    "spec of another model": meta(spec=identity(replace(SPEC, model="vae", num_samples=1))),
+    "spec with a path": meta(spec=identity(replace(SPEC, dataset="folder:../../../etc"))),
+    "spec with a field too many": meta(spec=identity(SPEC) | {"__class__": "os.system"}),
+    "no weights": rewritten(lambda tensors, _: tensors.clear()),
+    "no rng": rewritten(lambda tensors, _: tensors.pop("rng")),
+    "an rng of zeros": tensor("rng", torch.zeros_like),
+    "an rng of ones": tensor("rng", torch.ones_like),
+    "a shorter rng": tensor("rng", lambda found: found[:-1]),
+    "no moment": rewritten(lambda tensors, _: tensors.pop("optimizer.0.exp_avg")),
+    "another shape": tensor(WEIGHT, lambda found: found[1:]),
+    "another dtype": tensor(WEIGHT, torch.Tensor.double),
+    "another number of dimensions": tensor(WEIGHT, lambda found: found[None]),
+    "NaN in a weight": tensor(WEIGHT, nan),
+    "infinity in a weight": tensor(WEIGHT, lambda found: found / 0),
+    "NaN in a moment": tensor("optimizer.0.exp_avg_sq", nan),
+    "NaN in a step": tensor("optimizer.0.step", nan),
+    "a tensor named like a path": tensor("../../../../tmp/evil", lambda found: found),
+    "a tensor named over two lines": tensor("a\nb\0c", lambda found: found),
+    "a folder": instead(Path.mkdir),
+    "a pipe": instead(os.mkfifo),
+    "a device that never ends": instead(lambda path: path.symlink_to("/dev/zero")),
+    "a link to itself": instead(lambda path: path.symlink_to(path)),
+    "a link to nowhere": instead(lambda path: path.symlink_to("/nowhere/at/all")),
+    "4 GiB and a byte": instead(sparse),
+}
+
+
+def damaged(number: int) -> Spoil:
+    """Cut or flipped at random."""
+    chance = random.Random(number)
+
+    def change(data: bytes) -> bytes:
+        if number % 2:
+            return data[: chance.randrange(len(data))]
+        place = chance.randrange(len(data))
+        return data[:place] + bytes([data[place] ^ 1 << chance.randrange(8)]) + data[place + 1 :]
+
+    return raw(change)
+
+
+ALL = HOSTILE | {f"damage {number}": damaged(number) for number in range(amount(20, 400))}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """A run's empty folder in a cache of its own."""
+    monkeypatch.chdir(tmp_path)  # where the bombs would go off
+
+    def fresh(name: str) -> Path:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+        found = training.run_folder(SPEC, CPU)
+        found.mkdir(parents=True)
+        return found
+
+    return fresh
+
+
+def test_each_is_passed_over_for_the_good_one_before_and_the_log_says_so(
+    folder: Callable[[str], Path],
+    states: Path,
+    data: DataSet,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    tally: Callable[..., None],
+) -> None:
+    caplog.set_level(logging.WARNING, "vma")
+    wanted = weights(states / "12")
+    wrong = []
+    for name, spoil in ALL.items():
+        path = folder(name) / NAME
+        shutil.copy(states / "8", path)
+        shutil.copy(states / "4", path.with_name(f"{NAME}.previous"))
+        spoil(path)
+        caplog.clear()
+        if path.is_dir():  # what is there is nobody's to remove
+            expected: Any = pytest.raises(OSError, match="Is a directory")
+            with expected:
+                training.train(SPEC, data, CPU, updates=12)
+            continue
+        training.train(SPEC, data, CPU, updates=12)
+        said = [record.getMessage() for record in caplog.records]
+        if not said or "going on from checkpoint.safetensors.previous" not in said[0] or "\n" in said[0]:
+            wrong.append((name, said))
+        if weights(path) != wanted:
+            wrong.append((name, "other weights"))
+    assert not list(tmp_path.rglob("SENTINEL"))
+    tally(KIND, len(ALL), len(wrong))
+    assert not wrong
+
+
+def test_without_a_good_one_before_each_is_refused_in_one_line_and_left_as_it_is(
+    folder: Callable[[str], Path], states: Path, data: DataSet, tmp_path: Path, tally: Callable[..., None]
+) -> None:
+    wrong = []
+    for name, spoil in ALL.items():
+        path = folder(name) / NAME
+        shutil.copy(states / "8", path)
+        spoil(path)
+        before = os.lstat(path)
+        try:
+            training.train(SPEC, data, CPU, updates=12)
+            wrong.append((name, "accepted"))
+        except CheckpointError as error:
+            if "\n" in str(error) or str(path) not in str(error) or not str(error).rpartition("; ")[2]:
+                wrong.append((name, str(error)))
+        if os.lstat(path).st_mtime_ns != before.st_mtime_ns or os.lstat(path).st_size != before.st_size:
+            wrong.append((name, "changed"))
+    assert not list(tmp_path.rglob("SENTINEL"))
+    tally(KIND, len(ALL), len(wrong))
+    assert not wrong
+
+
+# What weights do not have, and what they may be: of another dtype (they are shipped in half precision), of any data.
+NOT_OF_WEIGHTS = ("rng", "moment", "step", "another dtype", "spec of", "spec with a path")
+
+
+def test_weights_are_refused_in_one_line_too(
+    folder: Callable[[str], Path], states: Path, data: DataSet, tmp_path: Path, tally: Callable[..., None]
+) -> None:
+    """As for `--checkpoint FILE`, of which nothing is known beforehand."""
+    wrong = []
+    tried = [name for name in ALL if not any(part in name for part in NOT_OF_WEIGHTS)]
+    for name in tried:
+        path = folder(name) / NAME
+        shutil.copy(states / "8", path)
+        ALL[name](path)
+        try:
+            measure.trained_at(path, data, CPU)
+            wrong.append((name, "accepted"))
+        except ValueError as error:  # InputError, which is what a command prints
+            if "\n" in str(error) or type(error).__name__ not in ("CheckpointError", "InputError"):
+                wrong.append((name, repr(error)))
+    assert not list(tmp_path.rglob("SENTINEL"))
+    tally(KIND, len(tried), len(wrong))
+    assert not wrong
+
+
+def test_a_state_without_its_generators_is_an_error_and_no_new_start(
+    folder: Callable[[str], Path], states: Path, data: DataSet
+) -> None:
+    path = folder("rng") / NAME
+    shutil.copy(states / "8", path)
+    HOSTILE["no rng"](path)
+    with pytest.raises(CheckpointError, match=r"'rng' is missing"):
+        training.train(SPEC, data, CPU, updates=12)
+
+
+def test_the_bomb_is_one(tmp_path: Path) -> None:
+    """Which the tests above would not notice if it were not: the list of its instructions says what it would call."""
+    (tmp_path / "bomb").write_bytes(BOMB)
+    listed = subprocess.run(
+        [sys.executable, "-m", "pickletools", tmp_path / "bomb"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "GLOBAL     'posix system'" in listed
+    assert "REDUCE" in listed
