@@ -34,8 +34,7 @@ def shipped(spec: TrainSpec, data: DataSet, device: torch.device) -> Trained | N
     if not path.exists():
         return None
     model = build_model(spec, data, device)
-    meta = checkpoint.load_weights(path, model)
-    check_meta(meta)
+    meta = checkpoint.load_weights(path, model, accept=lambda state: check_meta(state.meta))
     if meta["data_sha256"] != data.sha256:
         return None
     commits = tuple(meta.get("commits", ["unknown"]))
@@ -48,9 +47,8 @@ def spec_at(path: Path) -> TrainSpec:
     Raises:
         CheckpointError: if there is no such file, it is damaged, or it is of another program.
     """
-    meta = checkpoint.load(path, previous=False, accept=lambda state: check_meta(state.meta)).meta
     try:
-        return train_spec(meta["spec"])
+        return train_spec(_meta(path)["spec"])
     except (KeyError, TypeError) as error:
         raise checkpoint.CheckpointError(f"{path} does not say what was trained ({error}); give another file") from None
 
@@ -89,13 +87,17 @@ def offer_weights(trained: Trained, data: DataSet, out: Path) -> None:
     committed = out.resolve() == (store.ROOT / "results").resolve()
     if committed and not trained.shipped and data.name in DATASETS and data.name != "strokes":
         path = weights_path(trained.spec)
-        there = (
-            checkpoint.load(path, previous=False, accept=lambda state: check_meta(state.meta)).meta
-            if path.exists()
-            else {"update": 0}
-        )
-        if trained.updates > there["update"]:
+        if not path.exists() or trained.updates > _meta(path)["update"]:
             print(f"weights: {ship(trained, data, WEIGHTS)}")
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    """What a file of weights or the state of a run says of itself.
+
+    Raises:
+        CheckpointError: if there is no such file, it is damaged, or it does not say what was trained.
+    """
+    return checkpoint.load(path, previous=False, accept=lambda state: check_meta(state.meta)).meta
 
 
 def obtain(

@@ -308,6 +308,9 @@ def check_meta(meta: Mapping[str, Any], spec: TrainSpec | None = None) -> None:
     for key, kind in kinds.items():
         if type(meta.get(key)) is not kind:
             raise checkpoint.CheckpointError(f"its {key} is {meta.get(key)!r:.80}; {checkpoint.RESTORE}")
+    commits = meta.get("commits", [])  # the first states had none
+    if not isinstance(commits, list) or not all(isinstance(commit, str) for commit in commits):
+        raise checkpoint.CheckpointError(f"its commits are {commits!r:.80}; {checkpoint.RESTORE}")
     if meta["update"] < 0 or not 0 <= meta["seconds"] < math.inf:
         raise checkpoint.CheckpointError(
             f"it has {meta['update']} updates in {meta['seconds']} s; {checkpoint.RESTORE}"

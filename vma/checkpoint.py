@@ -110,8 +110,8 @@ def unpack_training(
     Everything is checked before anything is changed.
 
     Raises:
-        CheckpointError: a name missing or unknown, another shape or dtype, another number of parameters, a value that is
-            not finite, or what is no state of a generator.
+        CheckpointError: a name missing or unknown, another shape or dtype, another number of parameters, a value that
+            is not finite, or what is no state of a generator.
     """
     params = _params(optimizer)
     count = torch.tensor(len(params))
@@ -162,14 +162,16 @@ def save_weights(path: Path, model: nn.Module, meta: dict[str, Any], *, dtype: t
     save(path, tensors, meta, keep_previous=False)
 
 
-def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
+def load_weights(
+    path: Path, model: nn.Module, *, accept: Callable[[Checkpoint], None] = lambda checkpoint: None
+) -> dict[str, Any]:
     """Read the weights that `save_weights` wrote, or those in the state of a training run, into `model`, cast to its
     dtypes, and return the meta.
 
     Raises:
         CheckpointError: a name missing or unknown, another shape, a weight that is not finite. Else as `load`.
     """
-    checkpoint = load(path, previous=False)
+    checkpoint = load(path, previous=False, accept=accept)
     wanted = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     cast = {
         name: tensor.to(wanted[name].dtype)

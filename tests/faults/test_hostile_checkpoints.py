@@ -142,6 +142,8 @@ HOSTILE: dict[str, Spoil] = {
     "update 8.5": meta(update=8.5),
     "seconds -1": meta(seconds=-1.0),
     "seconds as text": meta(seconds="1"),
+    "commits as a number": meta(commits=5),
+    "commits of numbers": meta(commits=[5]),
     "spec as text": meta(spec="vma"),
     "spec of another seed": meta(spec=identity(replace(SPEC, seed=1))),
     "spec of another model": meta(spec=identity(replace(SPEC, model="vae", num_samples=1))),
