@@ -4,8 +4,10 @@ import errno
 import functools
 import hashlib
 import io
+import json
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -234,6 +236,37 @@ def test_wrong_file_in_the_given_folder_is_refused(small: Small, damage, cause: 
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("what", ["pipe", "folder", "broken link", "loop"])
+def test_what_is_no_file_in_the_given_folder_is_refused(small: Small, what: str) -> None:
+    small.fill(download.LOCAL_MIRROR)
+    small.fill(small.folder)
+    path = small.folder / "gmn" / "b.npz"
+    path.unlink()
+    make = {
+        "pipe": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+        "broken link": lambda: path.symlink_to("nowhere"),
+        "loop": lambda: path.symlink_to(path.name),
+    }
+    make[what]()
+    with pytest.raises(InputError, match=r"no regular file|No such file|symbolic links") as caught:
+        load("small", data=small.folder)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_places_are_shown_in_one_line(small: Small, tmp_path: Path) -> None:
+    odd = tmp_path / "a\nb\x1b"
+    odd.mkdir()
+    with pytest.raises(DataUnavailable) as caught:
+        load("small", data=odd)
+    assert all(line.isprintable() for line in (str(caught.value), *caught.value.attempts))
+    (odd / "a.npz").write_bytes(b"")
+    with pytest.raises(InputError) as wrong:
+        load("small", data=odd)
+    assert str(wrong.value).isprintable()
+
+
 def test_given_folder_without_the_file_is_passed_over(small: Small) -> None:
     small.fill(download.LOCAL_MIRROR)
     assert load("small", data=small.folder).train.num_classes == 19
@@ -244,6 +277,16 @@ def test_wrong_file_in_the_cache_is_named_and_passed_over(small: Small) -> None:
     small.files["a.npz"] = b"nonsense"
     small.fill(download.downloads_dir())
     with pytest.warns(UserWarning, match=r"a\.npz: not used \(not a whole zip"):
+        assert load("small").train.num_classes == 19
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder"])
+def test_what_is_no_file_in_the_cache_is_named_and_passed_over(small: Small, what: str) -> None:
+    small.fill(download.LOCAL_MIRROR)
+    path = download.downloads_dir() / "gmn" / "a.npz"
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path) if what == "pipe" else path.mkdir()
+    with pytest.warns(UserWarning, match=r"a\.npz: not used \(is no regular file\)"):
         assert load("small").train.num_classes == 19
 
 
@@ -282,6 +325,55 @@ def test_damaged_prepared_file_is_rebuilt_with_a_warning(small: Small, damage) -
     with pytest.warns(UserWarning, match="damaged .* prepared again"):
         assert same(first, load("small", data=small.folder))
     assert same(first, load("small"))
+
+
+@pytest.mark.parametrize("what", ["pipe", "broken link", "loop"])
+def test_prepared_file_that_is_none_is_replaced(small: Small, what: str) -> None:
+    small.fill(small.folder)
+    first = load("small", data=small.folder)
+    path = prepared.prepared_path("small")
+    path.unlink()
+    os.mkfifo(path) if what == "pipe" else path.symlink_to(path.name if what == "loop" else "nowhere")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert same(first, load("small", data=small.folder))
+    assert ["damaged" in str(warning.message) for warning in seen] == [True] * (what != "broken link")
+    assert path.is_file()
+    assert not path.is_symlink()
+    assert same(first, load("small"))
+
+
+def _retold(raw: bytes, change: Callable[[dict], None]) -> bytes:
+    """A prepared file with another description of its splits."""
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    splits = json.loads(header["__metadata__"]["splits"])
+    change(splits["train"])
+    header["__metadata__"]["splits"] = json.dumps(splits)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + raw[8 + length :]
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda train: train.update(shape=[2**40, 1, 28, 28]), "its size is not that of its images"),
+        (lambda train: train.update(shape=[-1, 1, -28, 28]), "its size is not that of its images"),
+        (lambda train: train.update(shape="76"), "a split is not described"),
+        (lambda train: train.clear(), "a split is not described"),
+        (lambda train: train["class_names"].pop(), "names of another number of classes"),
+        (lambda train: train.update(class_names=list(range(19))), "names that are no text"),
+        (lambda train: train.update(shape=[76, 1, 14, 56]), "sizes differ"),
+    ],
+    ids=range(7),
+)
+def test_prepared_file_that_describes_other_images(small: Small, change, cause: str) -> None:
+    small.fill(small.folder)
+    first = load("small", data=small.folder)
+    path = prepared.prepared_path("small")
+    path.write_bytes(_retold(path.read_bytes(), change))
+    with pytest.warns(UserWarning, match=rf"damaged \(ValueError: {cause}\)"):
+        assert same(first, load("small", data=small.folder))
 
 
 def test_full_disk_leaves_the_data_and_nothing_else(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:

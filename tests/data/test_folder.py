@@ -1,7 +1,10 @@
 """A user's folder of PNGs: ragged and nested ones, what counts as ink, and refusals that name the file."""
 
+import errno
+import os
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +89,8 @@ def test_thin_strokes_survive_resizing(tmp_path: Path, shape: tuple[int, int]) -
         assert torch.equal(image, torch.from_numpy(ink.reshape(28, 2, 28, 2).max((1, 3))).byte())
 
 
-def _huge() -> bytes:
-    header = b"IHDR" + struct.pack(">IIBBBBB", 5_000, 5_000, 8, 0, 0, 0, 0)
+def _huge(width: int, height: int) -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
 
 
@@ -99,9 +102,11 @@ def _huge() -> bytes:
         (lambda raw: raw[:24], "cannot be used as a PNG image"),
         (lambda raw: b"", "not a PNG"),
         (lambda raw: b"GIF89a" + raw, "not a PNG"),
-        (lambda raw: _huge(), "5000x5000 is more than"),
+        (lambda raw: _huge(5_000, 5_000), "5000x5000 pixels, not between 1x1 and 4096x4096"),
+        (lambda raw: _huge(1, 2**24), "1x16777216 pixels, not between 1x1 and 4096x4096"),
+        (lambda raw: bytes(40 * 2**20), "is larger than"),
     ],
-    ids=["truncated", "overwritten", "header", "empty", "other", "huge"],
+    ids=["truncated", "overwritten", "header", "empty", "other", "huge", "long", "large"],
 )
 def test_unusable_file_is_named(tmp_path: Path, content, cause: str) -> None:
     _fill(tmp_path)
@@ -111,6 +116,57 @@ def test_unusable_file_is_named(tmp_path: Path, content, cause: str) -> None:
         _load(tmp_path)
     assert str(caught.value).startswith(str(file))
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_file_is_not_passed_over(tmp_path: Path) -> None:
+    _fill(tmp_path)
+    odd = tmp_path / "class07" / "odd.png"
+    for make, cause in (
+        (lambda: os.mkfifo(odd), "no regular file"),
+        (lambda: odd.symlink_to("/dev/zero"), "no regular file"),
+        (lambda: odd.symlink_to("nowhere"), "No such file"),
+        (lambda: odd.symlink_to(odd.name), "symbolic links"),
+    ):
+        make()
+        with pytest.raises(InputError, match=cause) as caught:
+            _load(tmp_path)
+        assert str(caught.value).startswith(str(odd))
+        odd.unlink()
+    odd.mkdir()  # a folder may be called so
+    _load(tmp_path)
+
+
+def test_class_that_may_not_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fill(tmp_path)
+    listed = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "class07":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(InputError, match=r"class07: cannot be read \(Permission denied\)"):
+        _load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", os.fsdecode(b"\xff")])
+def test_odd_names_are_shown_in_one_line(tmp_path: Path, name: str) -> None:
+    _fill(tmp_path / name)
+    assert _load(tmp_path / name).train.num_classes == 22
+    (tmp_path / name / "class07" / f"{name}.png").write_bytes(b"")
+    for path in (tmp_path / name, tmp_path / name / name):
+        with pytest.raises(InputError) as caught:
+            _load(path)
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["~nobody of this name/x", "a" * 5_000, "a\0b"])
+def test_names_that_no_folder_has(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="not a folder"):
+        load(f"folder:{name}", image_size=28)
+    with pytest.raises(InputError, match="not a folder"):
+        load("omniglot_gmn", data=Path(name))
 
 
 def test_fewest_classes(tmp_path: Path) -> None:

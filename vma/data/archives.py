@@ -10,49 +10,54 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import scipy.io
-from jaxtyping import Bool
-from PIL import Image
+from jaxtyping import Bool, Float, Num
 
 from vma.data.download import MIB, BadContent, Decoded, check_digest
+from vma.data.png import read_png
 
-# What zipfile, zlib, numpy and PIL raise on damaged input; programming errors are not among them.
-DAMAGED = (
+# What zipfile and zlib raise on damaged input; programming errors are not among them.
+_DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
     NotImplementedError,
     OSError,
+    OverflowError,
     RuntimeError,
     ValueError,
-    SyntaxError,
 )
-_PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-
-
-def png_size(raw: bytes) -> tuple[int, int]:
-    """(width, height) from a PNG's header, so that a cap can be applied before anything is decoded."""
-    if not raw.startswith(_PNG_START) or len(raw) < 24:
-        raise BadContent("not a PNG image")
-    return int.from_bytes(raw[16:20]), int.from_bytes(raw[20:24])
+# The header of an array as numpy writes it. numpy itself reads any Python literal there, which can exhaust the parser.
+_NPY_START = re.compile(
+    rb"\x93NUMPY(?:\x01\0..|\x02\0....)"
+    rb"\{'descr': '([<>|=]\w+)', 'fortran_order': (False|True), 'shape': \(([\dL, ]*)\), \} *\n",
+    re.DOTALL,
+)
 
 
 def _members(raw: bytes, max_members: int, max_total: int) -> Iterator[tuple[str, bytes]]:
     """(name, content) of each file in a zip, sorted by name; the caps are applied before anything is decompressed."""
+    # Each member has an entry with this signature, and zipfile makes an object of each before it can be asked how many.
+    if (entries := raw.count(b"PK\x01\x02")) > max_members:
+        raise BadContent(f"{entries:,} members, more than {max_members:,}")
     try:
         archive = zipfile.ZipFile(io.BytesIO(raw))
-    except DAMAGED as error:
+    except _DAMAGED as error:
         raise BadContent(f"not a whole zip archive ({error})") from error
     infos = archive.infolist()
-    if len(infos) > max_members:
-        raise BadContent(f"{len(infos):,} members, more than {max_members:,}")
     if sum(info.file_size for info in infos) > max_total:
         raise BadContent(f"more than {max_total:,} bytes uncompressed")
-    names = [info.filename for info in infos]
+    # Else a few bytes could be decompressed again for each of the members.
+    if sum(info.compress_size for info in infos) > len(raw):
+        raise BadContent("members that overlap")
+    names = [info.orig_filename for info in infos]
     if len(set(names)) < len(names):
         raise BadContent("a member occurs twice")
-    for name in names:
-        if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
+    for info, name in zip(infos, names, strict=True):
+        if not name or name.startswith("/") or set(name) & set("\\:\0") or ".." in PurePosixPath(name).parts:
             raise BadContent(f"unsafe member name {name!r}")
+        # The others' decompressors give whatever a few bytes expand to at once.
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise BadContent(f"member {name!r} is compressed by method {info.compress_type}, not stored or deflated")
     for info in sorted(infos, key=lambda info: info.filename):
         # Folders, and what a Mac adds when it packs a folder again.
         if info.is_dir() or info.filename.startswith("__MACOSX/") or info.filename.endswith(".DS_Store"):
@@ -61,7 +66,7 @@ def _members(raw: bytes, max_members: int, max_total: int) -> Iterator[tuple[str
             with archive.open(info) as file:
                 # One byte more than declared: a member that lies about its size ends here, not at the end of memory.
                 content = file.read(info.file_size + 1)
-        except DAMAGED as error:
+        except _DAMAGED as error:
             raise BadContent(f"member {info.filename!r} is damaged ({error})") from error
         yield info.filename, content
 
@@ -78,17 +83,13 @@ def read_omniglot_zip(raw: bytes, *, root: str, content: str) -> Decoded:
         match = pattern.fullmatch(name)
         if match is None:
             raise BadContent(f"unexpected member {name!r}")
-        if png_size(png) != (105, 105):
-            raise BadContent(f"member {name!r} is not 105x105")
         try:
-            with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-                if image.mode != "1":
-                    raise BadContent(f"member {name!r} is not a 1-bit image")
-                ink = ~np.asarray(image)  # paper is white
-        except BadContent:
-            raise
-        except DAMAGED as error:
-            raise BadContent(f"member {name!r} is damaged ({error})") from error
+            image = read_png(png, max_side=105)
+        except BadContent as error:
+            raise BadContent(f"member {name!r}: {error}") from error
+        if image.size != (105, 105) or image.mode != "1":
+            raise BadContent(f"member {name!r} is not a 1-bit image of 105x105")
+        ink = ~np.asarray(image)  # paper is white
         digest.update(name.encode() + b"\0" + np.packbits(ink).tobytes())
         classes.setdefault(match[1], []).append(ink)
     _check_content(digest.hexdigest(), content)
@@ -97,26 +98,23 @@ def read_omniglot_zip(raw: bytes, *, root: str, content: str) -> Decoded:
 
 def _read_npz(
     raw: bytes, max_members: int, max_total: int, keys: Iterable[str] = ()
-) -> Iterator[tuple[str, np.ndarray]]:
-    """(key, array) of an npz in sorted order, only `keys` where given; no pickle, no header trusted with a size."""
+) -> Iterator[tuple[str, Num[np.ndarray, "N 28 28"]]]:
+    """(key, images) of an npz in sorted order, only `keys` where given; no pickle, no header trusted with a size."""
     for name, npy in _members(raw, max_members, max_total):
         key = name.removesuffix(".npy")
         if keys and key not in keys:
             continue
-        file = io.BytesIO(npy)
+        start = _NPY_START.match(npy, 0, 1_000)
+        if start is None:
+            raise BadContent(f"array {key!r} is damaged (its header is none that numpy writes for numbers)")
+        descr, shape = start[1].decode(), [int(length.rstrip(b"L")) for length in re.findall(rb"\d+L?", start[3])]
+        if descr[1] not in "buif":
+            raise BadContent(f"array {key!r} is of type {descr}, not numbers")
         try:
-            version = np.lib.format.read_magic(file)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, dtype = read_header(file)
-            if dtype.kind not in "buif":
-                raise BadContent(f"array {key!r} is of type {dtype}, not numbers")
-            array = np.frombuffer(npy, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
-        except BadContent:
-            raise
-        except DAMAGED as error:
-            raise BadContent(f"array {key!r} is damaged ({error})") from error
+            array = np.frombuffer(npy, descr, offset=start.end())
+            array = array.reshape(shape, order="F" if start[2] == b"True" else "C").reshape(-1, 28, 28)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise BadContent(f"array {key!r} is damaged, or not of 28x28 images ({error})") from error
         yield key, array
 
 
@@ -132,13 +130,13 @@ def read_gmn_npz(raw: bytes, *, below: int | None, content: str) -> Decoded:
         digest.update(key.encode() + b"\0" + np.packbits(ink).tobytes())
         classes[key] = ink
     _check_content(digest.hexdigest(), content)
-    return {key: ink.reshape(-1, 28, 28) for key, ink in classes.items()}
+    return classes
 
 
 def read_amat(raw: bytes, *, split: str, content: str) -> Decoded:
     """`split` -> ink (n, 28, 28) bool, of one of Larochelle's text files: 784 digits 0 or 1 a line, between blanks."""
     digits = np.frombuffer(raw.translate(None, b" \t\r\n"), np.uint8)
-    if len(digits) % 784 or not np.isin(digits, (48, 49)).all():
+    if len(digits) % 784 or not ((digits == 48) | (digits == 49)).all():
         raise BadContent("not lines of 784 digits 0 or 1")
     ink = (digits == 49).reshape(-1, 28, 28)
     _check_content(amat_sha256(ink), content)
@@ -152,30 +150,42 @@ def read_made_npz(raw: bytes, *, content: dict[str, str]) -> Decoded:
     if arrays.keys() != content.keys():
         raise BadContent(f"holds no array {min(keys.keys() - {f'{split}_data' for split in arrays})!r}")
     for split, ink in arrays.items():
-        if ink.size % 784:
-            raise BadContent(f"array {split}_data is not of 28x28 images")
-        arrays[split] = ink.reshape(-1, 28, 28)
-        _check_content(amat_sha256(arrays[split]), content[split])
+        _check_content(amat_sha256(ink), content[split])
     return arrays
 
 
 def amat_sha256(ink: Bool[np.ndarray, "N 28 28"]) -> str:
     """sha256 of the .amat file that holds these images: digits parted by one space, each line ended by a newline."""
-    text = np.full((len(ink), 2 * 784), ord(" "), dtype=np.uint8)
-    text[:, ::2] = ink.reshape(-1, 784) + ord("0")
-    text[:, -1] = ord("\n")
-    return hashlib.sha256(text.tobytes()).hexdigest()
+    digest = hashlib.sha256()
+    for image in ink.reshape(-1, 784):  # the text of all of them would take sixteen times the memory of the bits
+        text = np.full(2 * 784, ord(" "), dtype=np.uint8)
+        text[::2] = image + np.uint8(ord("0"))
+        text[-1] = ord("\n")
+        digest.update(text.data)
+    return digest.hexdigest()
 
 
 def read_chardata(raw: bytes, *, digest: str) -> Decoded:
     """{"train": (24345, 28, 28), "test": (8070, 28, 28)} grey levels in [0, 1], of the IWAE release's chardata.mat."""
-    check_digest(raw, digest)  # before the parser sees a byte: the pixels' own hash is not known
-    mat = scipy.io.loadmat(io.BytesIO(raw), variable_names=("data", "testdata"))  # type: ignore[arg-type]
+    # Before the parser sees a byte: the pixels' own hash is not known, and some damage would crash the parser.
+    check_digest(raw, digest)
+    try:
+        mat = scipy.io.loadmat(io.BytesIO(raw), variable_names=("data", "testdata"))  # type: ignore[arg-type]
+    except Exception as error:  # no list of what it raises would be whole
+        raise BadContent(f"not a MATLAB file that can be read ({error})") from error
+    return {"train": _grey_levels(mat, "data"), "test": _grey_levels(mat, "testdata")}
+
+
+def _grey_levels(mat: dict[str, object], key: str) -> Float[np.ndarray, "N 28 28"]:
+    grey = mat.get(key)
+    if not (
+        isinstance(grey, np.ndarray) and grey.dtype.kind == "f" and grey.ndim == 2 and len(grey) == 784 and grey.size
+    ):
+        raise BadContent(f"holds no array {key!r} of 784 rows of numbers")
+    if not ((grey >= 0) & (grey <= 1)).all():
+        raise BadContent(f"array {key!r} has grey levels outside [0, 1]")
     # One image a column, itself column by column.
-    return {
-        split: mat[key].T.reshape(-1, 28, 28).transpose(0, 2, 1)
-        for split, key in (("train", "data"), ("test", "testdata"))
-    }
+    return grey.T.reshape(-1, 28, 28).transpose(0, 2, 1)
 
 
 def _check_content(actual: str, expected: str) -> None:

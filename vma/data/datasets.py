@@ -1,6 +1,7 @@
 """The data sets by name: what each is made of, how it is split, and `load`, which finds, verifies and caches it."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 
 from vma.data import download, prepared
 from vma.data.archives import read_amat, read_chardata, read_gmn_npz, read_made_npz, read_omniglot_zip
-from vma.data.download import MIB, BadContent, Decoded, Source
+from vma.data.download import MIB, BadContent, Decoded, Source, printable
 from vma.data.folder import read_folder
 from vma.data.images import (
     DataSet,
@@ -221,8 +222,10 @@ def load(name: str, *, data: Path | None = None, image_size: int | None = None, 
         return draw_strokes(28 if image_size is None else image_size)
     if name.startswith("folder:"):
         if image_size is None:
-            raise InputError(f"{name}: a folder has no size of its own; give image_size (26 is that of the paper)")
-        return read_folder(Path(name.removeprefix("folder:")).expanduser(), image_size, name)
+            raise InputError(
+                f"{printable(name)}: a folder has no size of its own; give image_size (26 is that of the paper)"
+            )
+        return read_folder(Path(os.path.expanduser(name.removeprefix("folder:"))), image_size, name)
     if name not in _RECIPES:
         raise InputError(f"{name!r}: no such data set; use one of {', '.join(DATASETS)}, or folder:PATH")
     recipe = _RECIPES[name]
@@ -268,18 +271,18 @@ def _obtain(name: str, source: Source, folder: Path | None, progress: bool) -> t
         except BadContent as error:
             raise _wrong_file(source, path, error) from error
     else:
-        attempts.append(f"{folder}: has no {source.path} and no {source.name}")
+        attempts.append(f"{printable(folder)}: has no {source.path} and no {source.name}")
     for what, place in (("cache", download.downloads_dir()), ("mirror beside the checkout", download.LOCAL_MIRROR)):
         path = download.locate(source, place)
         if path is None:
-            attempts.append(f"{what} {place}: has no {source.path}")
+            attempts.append(f"{what} {printable(place)}: has no {source.path}")
             continue
         try:
             raw = download.read_bounded(path, source.max_bytes)
             return raw, source.decode(raw)
         except (BadContent, OSError) as error:
-            attempts.append(f"{what} {path}: {error}")
-            warnings.warn(f"{path}: not used ({error}); looking further", stacklevel=2)
+            attempts.append(f"{what} {printable(path)}: {error}")
+            warnings.warn(f"{printable(path)}: not used ({error}); looking further", stacklevel=2)
     fetched, failed = download.fetch(source, progress)
     if fetched is None:
         raise DataUnavailable(
@@ -298,4 +301,4 @@ def _read(source: Source, path: Path) -> bytes:
 
 def _wrong_file(source: Source, path: Path, error: Exception) -> InputError:
     home = f"the one from {source.urls[0]}" if source.urls else "an intact copy"
-    return InputError(f"{path}: {error}; replace it with {home}, or take it out of the folder")
+    return InputError(f"{printable(path)}: {error}; replace it with {home}, or take it out of the folder")

@@ -25,7 +25,8 @@ MIB = 2**20
 # A lab's local mirror: shared/data beside the checkout, used only where it exists.
 LOCAL_MIRROR = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 _TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds between two packets
-_GRACE, _LEAST_RATE = 60.0, 8 * 2**10  # after these seconds, the bytes a second on average below which a home is given up
+_GRACE = 60.0  # seconds after which a home is given up that has sent less than this, in bytes a second
+_LEAST_RATE = 8 * 2**10
 _MAX_REDIRECTS = 5
 
 
@@ -95,7 +96,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         return files.read_bounded(path, max_bytes)
     except OSError as error:
         if error.errno in (errno.EFBIG, errno.EINVAL):
-            raise BadContent(error.strerror) from None
+            raise BadContent(str(error.strerror)) from None
         raise
 
 
@@ -132,7 +133,7 @@ def fetch(source: Source, progress: bool) -> tuple[bytes | None, list[str]]:
             files.write_atomic(target, raw)
         except OSError as error:
             raise InputError(
-                f"{target}: the download cannot be written ({error.strerror or error}); "
+                f"{printable(target)}: the download cannot be written ({error.strerror or error}); "
                 "free some space, or set XDG_CACHE_HOME to a folder that can be written"
             ) from error
         return raw, attempts
@@ -142,54 +143,55 @@ def fetch(source: Source, progress: bool) -> tuple[bytes | None, list[str]]:
 
 
 def _download(url: str, max_bytes: int, progress: bool) -> bytes:
-    """What `url` has. Raises BadContent where that is too much, or comes too slowly, and what requests raises."""
+    """What `url` has. Raises BadContent where that is too much or comes too slowly, and what requests raises."""
     buffer = _Bounded(max_bytes)
     done = Future[None]()
+    with tqdm(unit="B", unit_scale=True, ncols=79, delay=1, disable=not progress) as bar:
 
-    def run() -> None:
-        try:
-            _stream(url, buffer, progress)
-        except BaseException as error:
-            done.set_exception(error)
-        else:
-            done.set_result(None)
+        def run() -> None:
+            try:
+                _stream(url, buffer, bar)
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
 
-    # A thread of its own, since a server can prolong every step, a packet at a time, and no timeout of requests is on
-    # the whole: where it is too slow it is left behind.
-    threading.Thread(target=run, daemon=True).start()
-    start = time.monotonic()
-    while (patience := start + _GRACE + buffer.tell() / _LEAST_RATE - time.monotonic()) > 0:
-        if wait([done], patience).done:
-            done.result()
-            return buffer.getvalue()
-    buffer.limit = 0  # ends the thread at its next packet
-    raise BadContent(f"slower than {_LEAST_RATE:,} bytes a second")
+        # A thread of its own, since a server can prolong each step, a packet at a time, and requests has no timeout on
+        # the whole: where it is too slow it is left behind.
+        threading.Thread(target=run, daemon=True).start()
+        start = time.monotonic()
+        while (patience := start + _GRACE + buffer.tell() / _LEAST_RATE - time.monotonic()) > 0:
+            if wait([done], patience).done:
+                done.result()
+                return buffer.getvalue()
+        buffer.limit = 0  # ends the thread at its next packet
+        raise BadContent(f"slower than {_LEAST_RATE:,} bytes a second")
 
 
-def _stream(url: str, buffer: _Bounded, progress: bool) -> None:
+def _stream(url: str, buffer: _Bounded, bar: tqdm) -> None:
     """Write into `buffer` what `url` has, or the place that it redirects to."""
-    for hop in range(1 + _MAX_REDIRECTS):
-        # By the parser that requests goes by: another one may find another host in the same text.
-        home = urllib3.util.parse_url(url)
-        # Loopback is the one place where there is no line to eavesdrop on; everywhere else https only.
-        if home.scheme != "https" and (home.scheme, home.host) != ("http", "127.0.0.1"):
-            raise BadContent("refused, not https" + (f" (redirected to {url})" if hop else ""))
-        # Redirects are followed here: requests goes anywhere, and reads the whole body of each, however large.
-        with requests.get(
-            url, timeout=_TIMEOUT, stream=True, allow_redirects=False, headers={"Accept-Encoding": "identity"}
-        ) as response:
-            if response.is_redirect:
-                url = urljoin(url, response.headers["Location"])
-                continue
-            response.raise_for_status()
-            if encoding := response.headers.get("Content-Encoding"):  # a few bytes could become gigabytes
-                raise BadContent(f"refused, sent with encoding {encoding}")
-            total = response.raw.length_remaining
-            with tqdm(total=total, unit="B", unit_scale=True, ncols=79, disable=not progress) as bar:
+    with requests.Session() as session:
+        for hop in range(1 + _MAX_REDIRECTS):
+            # By the parser that requests goes by: another one may find another host in the same text.
+            home = urllib3.util.parse_url(url)
+            # Loopback is the one place where there is no line to eavesdrop on; everywhere else https only.
+            if home.scheme != "https" and (home.scheme, home.host) != ("http", "127.0.0.1"):
+                raise BadContent("refused, not https" + (f" (redirected to {url})" if hop else ""))
+            request = session.prepare_request(requests.Request("GET", url, headers={"Accept-Encoding": "identity"}))
+            settings = session.merge_environment_settings(url, {}, stream=True, verify=None, cert=None)
+            # By the adapter: the session itself reads the whole body of a redirect, however large, followed or not.
+            with session.get_adapter(url).send(request, timeout=_TIMEOUT, **settings) as response:
+                if response.is_redirect:
+                    url = urljoin(url, response.headers["Location"])
+                    continue
+                response.raise_for_status()
+                if (encoding := response.headers.get("Content-Encoding", "identity").lower()) != "identity":
+                    raise BadContent(f"refused, sent with encoding {encoding}")  # a few bytes could become gigabytes
+                bar.total = response.raw.length_remaining
                 for chunk in response.iter_content(2**16):
                     buffer.write(chunk)
                     bar.update(len(chunk))
-            return
+                return
     raise BadContent(f"more than {_MAX_REDIRECTS} redirects")
 
 
@@ -205,6 +207,8 @@ def check_digest(raw: bytes, digest: str) -> None:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, BadContent):
+        return str(error)
     # requests nests the reasons of urllib3; the innermost is the one that says what is wrong.
     reason: BaseException = error
     while (inner := reason.__cause__ or reason.__context__) is not None:
