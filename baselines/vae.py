@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vma.networks import Samples, Sizes, draw_images, log_bernoulli, log_normal, split_gaussian
+from vma.networks import Samples, Sizes, draw_images, log_bernoulli, log_normal, log_normal_at, split_gaussian
 from vma.objectives import Terms
 
 
@@ -72,7 +72,7 @@ def standard_normal_terms(
     return Terms(
         log_px=torch.cat(log_px).view(K, B),
         log_pz=log_normal(z, torch.zeros_like(z), torch.zeros_like(z)),
-        log_qz=log_normal(z, mean.expand_as(z), log_std.expand_as(z)),
+        log_qz=log_normal_at(noise, log_std.expand_as(z)),
         log_pa=none,
         log_qa=none,
         kl_a=none[0],

@@ -1,8 +1,5 @@
 """What all commands share: options, one-line errors with exit codes, data with its fallback, and the device."""
 
-import contextlib
-import io
-import itertools
 import re
 import shlex
 import signal
@@ -12,19 +9,24 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Literal, TypeVar
 
 import torch
-import tyro
 
-from benchmarks.spec import TrainSpec
+from benchmarks.spec import MOST_SEED, MOST_THREADS, MOST_UPDATES, TrainSpec
+from reports import command
+from reports.results import InputError as ReportError
 from vma.data import DataSet, load
-from vma.errors import DataUnavailable, InputError
+from vma.errors import DataUnavailable, InputError, check_number, check_whole
 from vma.hardware import keep_freed_memory
 from vma.training import NonFiniteBound
 
 THREADS = torch.get_num_threads()  # at the start: all cores that this process may use, or OMP_NUM_THREADS
+STOPPED = "stopped; the state of training and the rows of finished cells are kept"
 DEFAULT_MINUTES, FALLBACK_MINUTES = 15.0, 3.0
+MOST_MINUTES = 525_600.0  # a year
+OUT_OF_MEMORY = "the memory is full: give smaller numbers (--num-samples, --shots, --jobs), or use a larger machine"
 
 Options = TypeVar("Options", bound="EvaluationOptions")
 
@@ -87,82 +89,93 @@ def run_command(
     """Parse, run, and turn every expected failure into one line on stderr and an exit code (2 bad input, 1 a failed
     run).
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shall not end a run at its last line
+    command.print_anything()
     # one line each, without the place in the source that emits it
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     keep_freed_memory()
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         run(parse(options, prog, argv))
     except DataUnavailable as error:
-        lines = [f"error: {error}", *(f"  tried {attempt}" for attempt in error.attempts)]
         same = shlex.join(["python", "-m", *prog.split(), *(sys.argv[1:] if argv is None else argv)])
-        lines.append(f"  without these data, on built-in characters: {same} --dataset strokes")
-        return _fail("\n".join(lines), 2)
-    except InputError as error:
-        return _fail(f"error: {error}", 2)
+        return _fail(
+            2,
+            f"error: {error}",
+            *(f"  tried {attempt}" for attempt in error.attempts),
+            f"  without these data, on built-in characters: {same} --dataset strokes",
+        )
+    except (InputError, ReportError) as error:
+        return _fail(2, f"error: {error}")
     except NonFiniteBound as error:
-        return _fail(f"error: {error}", 1)
+        return _fail(1, f"error: {error}")
+    except (MemoryError, torch.OutOfMemoryError):
+        return _fail(1, f"error: {OUT_OF_MEMORY}")
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        return _fail(1, f"error: {OUT_OF_MEMORY}")
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         return _fail(
-            f"error: cannot write or read{where}: {error.strerror or error}; free space there or mend permissions", 1
+            1, f"error: cannot write or read{where}: {error.strerror or error}; free space there or mend permissions"
         )
     except KeyboardInterrupt:
-        return _fail("stopped; the state of training and the rows of finished cells are kept", 128 + signal.SIGINT)
+        return _fail(128 + signal.SIGINT, STOPPED)
+    except _Terminated:
+        return _fail(128 + signal.SIGTERM, STOPPED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 
-def _fail(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
+class _Terminated(BaseException):
+    """What SIGTERM raises, as Ctrl-C raises KeyboardInterrupt."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _fail(code: int, *lines: str) -> int:
+    print(*map(command.one_line, lines), sep="\n", file=sys.stderr)
     return code
 
 
 def parse(options: type[Options], prog: str, argv: Sequence[str] | None) -> Options:
-    """The options on the command line.
+    """The options on the command line, of which those that commands share are within their range.
 
     Raises:
-        InputError: with tyro's own words for what is wrong, in one line instead of its box.
+        InputError, ReportError: naming the option and what is allowed, in one line.
     """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            parsed = tyro.cli(options, prog=f"python -m {prog}", args=argv)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        # tyro frames its words: a heading, a rule where the terminal has no box characters, the cause, a rule, hints
-        lines = [line.strip("│| \t") for line in said.getvalue().strip().splitlines()[1:]]
-        lines = list(itertools.dropwhile(_is_rule, lines))
-        cause = re.sub(r"\s+", " ", " ".join(itertools.takewhile(lambda line: not _is_rule(line), lines))).strip()
-        raise InputError(
-            f"{cause.rstrip('.') or said.getvalue().strip()}; python -m {prog} --help lists the options"
-        ) from None
-    if parsed.threads is not None and parsed.threads < 1:
-        raise InputError(f"--threads is {parsed.threads}, must be 1 or more")
+    parsed = command.parse(options, prog, argv)
+    if parsed.device != "auto" and not re.fullmatch(r"cpu|cuda(:\d+)?", parsed.device):
+        raise InputError(f"--device is {parsed.device!r}, must be auto, cpu or cuda")
+    if parsed.dataset == "folder:":
+        raise InputError("--dataset is 'folder:', must name a folder after it: folder:PATH")
+    check_option("--image-size", parsed.image_size, 8, 256)
+    check_option("--threads", parsed.threads, 1, MOST_THREADS)
     if isinstance(parsed, TrainingOptions):
-        if parsed.updates is not None and parsed.updates < 1:
-            raise InputError(f"--updates is {parsed.updates}, must be 1 or more")
-        if parsed.minutes is not None and not parsed.minutes > 0:
-            raise InputError(f"--minutes is {parsed.minutes}, must be above 0")
+        check_option("--updates", parsed.updates, 1, MOST_UPDATES)
+        if parsed.minutes is not None:
+            check_number("--minutes", parsed.minutes, MOST_MINUTES)
     if isinstance(parsed, CommonOptions):
-        check_seed("--seed", parsed.seed)
+        check_option("--seed", parsed.seed, 0, MOST_SEED)
     return parsed
 
 
-def check_seed(option: str, seed: int) -> None:
-    """Refuse what no generator takes.
+def check_option(option: str, value: int | Sequence[int] | None, least: int, most: int) -> None:
+    """Refuse numbers that are not between `least` and `most`, and no number at all; None was not given.
 
     Raises:
-        InputError: naming the option.
+        InputError: naming the option and what is allowed.
     """
-    if not 0 <= seed < 2**31:
-        raise InputError(f"{option} is {seed}, must lie between 0 and {2**31 - 1}")
-
-
-def _is_rule(line: str) -> bool:
-    return set(line) <= set("─-╰╯")
+    if value is None:
+        return
+    values = [value] if isinstance(value, int) else value
+    if not values:
+        raise InputError(f"{option} is empty, must be one or more whole numbers")
+    for one in values:
+        check_whole(option, one, least, most)
 
 
 def open_data(options: EvaluationOptions, default: str) -> tuple[DataSet, bool]:
@@ -194,14 +207,14 @@ def warning(data: DataSet) -> list[str]:
     return ["BUILT-IN CHARACTERS (strokes), NOT THE PAPER'S DATA"] if data.name == "strokes" else []
 
 
-def open_out(folder: Path) -> None:
-    """Make the output folder before hours of work are spent on what cannot be written.
+def check_writable(folder: Path) -> None:
+    """Make sure, before hours of work, that the output folder can be written, or made if it is not there yet. It is
+    made with the first file in it.
 
     Raises:
         OSError: naming the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
+    with tempfile.TemporaryFile(dir=command.nearest(folder)):
         pass
 
 
@@ -233,8 +246,12 @@ def resolve_spec(
     """A declared spec with this seed, and the data, the precision and the threads of the options.
 
     Raises:
-        InputError: if the images are not square.
+        InputError: if the images are not square, or the spec has no reference path.
     """
+    if options.reference and spec.model == "vma" and spec.gradient_entries is not None:
+        raise InputError(
+            "--reference has no gradients for a sample of the entries, which wallclock times: leave it out"
+        )
     size = data.image_size
     if size[0] != size[1]:
         raise InputError(f"the images of {data.name} are {size[0]}x{size[1]}, must be square: give --image-size")

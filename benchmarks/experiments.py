@@ -130,11 +130,16 @@ def learned_cells(train: TrainSpec, name: str, last: tuple[int, int]) -> list[Ce
 
 def learned_mnist() -> Experiment:
     """Entries in R^256, which go through the MLPs like an image would: how they enter is open in the text."""
-    vma = TrainSpec(
-        dataset="mnist_larochelle", image_size=28, network="mlp", episode=EpisodeSpec("none"), memory_shape=(256,)
+    vae = TrainSpec(
+        model="vae",
+        dataset="mnist_larochelle",
+        image_size=28,
+        network="mlp",
+        episode=EpisodeSpec("none"),
+        num_samples=1,
     )
-    trainings = [replace(vma, learned_entries=entries) for entries in LEARNED_MNIST_ENTRIES]
-    trainings.append(replace(vma, model="vae", memory_shape=None, num_samples=1))
+    vma = replace(vae, model="vma", num_samples=4, learned_entries=LEARNED_MNIST_ENTRIES[0], memory_shape=(256,))
+    trainings = [*(replace(vma, learned_entries=entries) for entries in LEARNED_MNIST_ENTRIES), vae]
     cells = [cell for train in trainings for cell in learned_cells(train, "learned-mnist", (1000, 200))]
     return Experiment("learned-mnist", "Fig 2B, 4.1", "a memory that is learned, on binarised digits", tuple(cells))
 
@@ -143,13 +148,13 @@ def learned_omniglot() -> Experiment:
     """Entries have the shape of an image, so that the same networks take them (open in the text); the regularised ones
     have 32 feature maps, and K = 5,000 on 500 fixed targets.
     """
-    plain = TrainSpec(dataset="omniglot28", image_size=28, episode=EpisodeSpec("none"))
-    narrow = replace(plain, network="narrow", weight_decay=3e-4)
-    trainings = [replace(plain, learned_entries=entries) for entries in LEARNED_OMNIGLOT_ENTRIES]
+    vma = TrainSpec(dataset="omniglot28", image_size=28, episode=EpisodeSpec("none"), learned_entries=256)
+    vae = replace(vma, model="vae", num_samples=1, learned_entries=None)
+    trainings = [replace(vma, learned_entries=entries) for entries in LEARNED_OMNIGLOT_ENTRIES]
     cells = [cell for train in trainings for cell in learned_cells(train, "learned-omniglot", (1000, 200))]
-    regularised = [replace(narrow, learned_entries=256), replace(narrow, model="vae", num_samples=1)]
+    regularised = [replace(train, network="narrow", weight_decay=3e-4) for train in (vma, vae)]
     cells += [cell for train in regularised for cell in learned_cells(train, "learned-omniglot", (5000, 500))]
-    cells += learned_cells(replace(plain, model="vae", num_samples=1), "learned-omniglot", (1000, 200))
+    cells += learned_cells(vae, "learned-omniglot", (1000, 200))
     return Experiment("learned-omniglot", "4.2", "a memory that is learned, on 28x28 Omniglot", tuple(cells))
 
 

@@ -16,9 +16,9 @@ from benchmarks import store
 from benchmarks.build import DTYPES, build_model, build_objective
 from benchmarks.cli import (
     EvaluationOptions,
-    check_seed,
+    check_option,
+    check_writable,
     open_data,
-    open_out,
     resolve_device,
     resolve_spec,
     run_command,
@@ -26,12 +26,12 @@ from benchmarks.cli import (
 )
 from benchmarks.experiments import scaling_training
 from benchmarks.measure import shipped
-from benchmarks.spec import TrainSpec
+from benchmarks.spec import MOST_SAMPLES, MOST_SEED, TrainSpec
 from reports import tables
 from vma import iwae
 from vma.addressing import draw_addresses
 from vma.data import DataSet
-from vma.data.episodes import Episode, Episodes, EpisodeSpec
+from vma.data.episodes import MOST, Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
 
 # what the entries' gradients go through: all parameters, and each part of them, by the beginnings of their names
@@ -79,17 +79,23 @@ def uniform(mass: Tensor, *others: Tensor) -> Tensor:
 
 
 def run(options: Options) -> None:
-    for name in ("memory_size", "gradient_entries"):
-        for value in getattr(options, name):
-            if value < 1:
-                raise InputError(f"--{name.replace('_', '-')} is {value}, must be 1 or more")
-    if options.repeats < 2:
-        raise InputError(f"--repeats is {options.repeats}, must be 2 or more: a spread needs two")
-    if options.targets < 8 or options.targets % 8:
+    check_option("--memory-size", options.memory_size, 1, MOST)
+    check_option("--gradient-entries", options.gradient_entries, 1, MOST)
+    check_option("--repeats", options.repeats, 2, MOST_SAMPLES)  # a spread needs two
+    check_option("--targets", options.targets, 8, MOST)
+    check_option("--seed", options.seed, 0, MOST_SEED)
+    if options.targets % 8:
         raise InputError(f"--targets is {options.targets}, must be a multiple of 8")
-    check_seed("--seed", options.seed)
-    if min(options.gradient_entries) >= max(options.memory_size):
-        raise InputError("--gradient-entries must have a number below one of --memory-size")
+    if not options.models:
+        raise InputError(f"--models is empty, must be one or more of {', '.join(PARTS)}")
+    sizes = {
+        name: [size for size in options.memory_size if name == "vma" or size <= SOFT_ENTRIES] for name in options.models
+    }
+    if min(options.gradient_entries) >= max(max(own, default=0) for own in sizes.values()):
+        raise InputError(
+            f"--gradient-entries must have a number below one of --memory-size, which is {SOFT_ENTRIES:,} at most for "
+            "soft"
+        )
     device = resolve_device(options)
     data, _ = open_data(options, "omniglot45_5")
     hard = resolve_spec(scaling_training(), options, data, device, 0)
@@ -99,12 +105,11 @@ def run(options: Options) -> None:
         size: Episodes(data.train, EpisodeSpec("recall", 8, options.targets // 8, memory_size=size), options.seed)
         for size in options.memory_size
     }
-    open_out(options.out)
+    check_writable(options.out)
     rows: list[dict[str, Any]] = []
     for name in options.models:
-        for size in options.memory_size:
-            if name == "vma" or size <= SOFT_ENTRIES:
-                rows += measure(specs[name], data, episodes[size](0), options, device)
+        for size in sizes[name]:
+            rows += measure(specs[name], data, episodes[size](0), options, device)
     frame = pd.DataFrame(rows)
     store.write_text(options.out / "gradient_bias.csv", frame.to_csv(index=False, float_format="%.4g"))
     title = (
@@ -199,12 +204,17 @@ def _relative(
 ) -> dict[str, float]:
     """Bias and standard deviation of the gradient of some parameters, by the sums of its distances from the exact one
     and of their squares, in parts of the exact one's norm.
+
+    Raises:
+        InputError: if that is zero, as with images that are all alike.
     """
 
     def square(tensors: dict[str, Tensor]) -> float:
         return sum(float(tensors[key].double().square().sum()) for key in keys)
 
     norm = square(wanted) ** 0.5
+    if norm == 0:
+        raise InputError("the gradient is zero, and no bias is relative to that: give a --dataset whose images differ")
     bias = square(total) / repeats**2
     variance = max(0.0, sum(squares[key] for key in keys) / repeats - bias) * repeats / (repeats - 1)
     return {

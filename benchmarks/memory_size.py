@@ -10,8 +10,9 @@ from typing import Literal
 from benchmarks import store, tasks
 from benchmarks.cli import (
     EvaluationOptions,
+    check_option,
+    check_writable,
     open_data,
-    open_out,
     resolve_device,
     resolve_dtype,
     resolve_threads,
@@ -19,9 +20,9 @@ from benchmarks.cli import (
     warning,
 )
 from benchmarks.measure import describe, evaluate_cells, spec_at, trained_at
-from benchmarks.spec import Cell, EvalSpec
+from benchmarks.spec import MOST_SAMPLES, Cell, EvalSpec
 from reports import tables
-from vma.data.episodes import EpisodeSpec
+from vma.data.episodes import MOST, EpisodeSpec
 from vma.errors import InputError
 
 
@@ -52,11 +53,11 @@ class Options(EvaluationOptions):
 def run(options: Options) -> None:
     if options.checkpoint is None:
         raise InputError("--checkpoint is needed: a file of results/checkpoints, or checkpoint.safetensors of a run")
-    for name, least in (("classes", 1), ("shots", 1), ("memory_size", 1), ("num_samples", 1), ("targets", 2)):
-        value = getattr(options, name)
-        for one in value if isinstance(value, tuple) else (value,):
-            if one < least:
-                raise InputError(f"--{name.replace('_', '-')} is {one}, must be {least} or more")
+    check_option("--classes", options.classes, 1, MOST)
+    check_option("--shots", options.shots, 1, MOST)
+    check_option("--memory-size", options.memory_size or None, 1, MOST)
+    check_option("--num-samples", options.num_samples, 1, MOST_SAMPLES)
+    check_option("--targets", options.targets, 2, MOST_SAMPLES)  # an error needs two
     if options.reference:
         raise InputError("memory-size evaluates on the fast path: leave out --reference")
     device = resolve_device(options)
@@ -76,6 +77,11 @@ def run(options: Options) -> None:
         raise InputError("a plain VAE has no memory to sweep over: give one of --classes, --shots and --memory-size")
     for classes, shots, size in itertools.product(options.classes, options.shots, options.memory_size or (None,)):
         episode = EpisodeSpec(options.protocol, classes, targets_per_class=1, shots=shots, target_classes=1)
+        if size is not None and not classes <= size <= episode.num_entries:
+            raise InputError(
+                f"--memory-size is {size}, must lie between the {classes} classes and their {episode.num_entries} "
+                "entries"
+            )
         evaluation = EvalSpec(
             episode,
             options.num_samples,
@@ -84,14 +90,9 @@ def run(options: Options) -> None:
             dtype=spec.dtype,
             threads=spec.threads,
         )
-        if size is not None and not classes <= size <= episode.num_entries:
-            raise InputError(
-                f"--memory-size is {size}, must lie between the {classes} classes and their {episode.num_entries} "
-                "entries"
-            )
         cells.append(Cell(spec, evaluation))
     tasks.check(cells, data)
-    open_out(options.out)
+    check_writable(options.out)
     rows = evaluate_cells("memory-size", options, trained, cells, data, device, store.provenance(device))
     title = (
         f"{'. '.join(['Memory size', *warning(data)])}. Test NLL in nats (lower is better) of {describe(spec)} after "

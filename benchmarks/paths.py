@@ -14,9 +14,18 @@ import pandas as pd
 import torch
 
 from benchmarks.build import DTYPES
-from benchmarks.cli import EvaluationOptions, open_data, open_out, resolve_device, resolve_spec, run_command, warning
+from benchmarks.cli import (
+    EvaluationOptions,
+    check_option,
+    check_writable,
+    open_data,
+    resolve_device,
+    resolve_spec,
+    run_command,
+    warning,
+)
 from benchmarks.experiments import scaling_training
-from benchmarks.spec import TrainSpec
+from benchmarks.spec import MOST_SAMPLES, MOST_SEED, MOST_UPDATES, TrainSpec
 from benchmarks.store import write_text
 from benchmarks.training import Trained, train, validation_episodes
 from vma.data import DataSet
@@ -37,16 +46,16 @@ class Options(EvaluationOptions):
 
 
 def run(options: Options) -> None:
-    for name in ("updates", "targets"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name} is {getattr(options, name)}, must be 1 or more")
-    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
-        raise InputError(f"--seeds is {' '.join(map(str, options.seeds)) or 'empty'}, must be different numbers")
+    check_option("--updates", options.updates, 1, MOST_UPDATES)
+    check_option("--targets", options.targets, 1, MOST_SAMPLES)
+    check_option("--seeds", options.seeds, 0, MOST_SEED)
+    if len(set(options.seeds)) < len(options.seeds):
+        raise InputError(f"--seeds is {' '.join(map(str, options.seeds))}, must be different numbers")
     if options.reference:
         raise InputError("both paths are run: leave out --reference")
     device = resolve_device(options)
     data, _ = open_data(options, "omniglot45_5")
-    open_out(options.out)
+    check_writable(options.out)
     lines, scores = [], {}
     for seed in options.seeds:
         fast = resolve_spec(scaling_training(), options, data, device, seed)

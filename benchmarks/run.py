@@ -15,8 +15,8 @@ import tyro
 from benchmarks import measure, memory_size, store, tasks
 from benchmarks.cli import (
     TrainingOptions,
-    check_seed,
-    open_out,
+    check_option,
+    check_writable,
     resolve_device,
     resolve_spec,
     run_command,
@@ -25,7 +25,7 @@ from benchmarks.cli import (
 from benchmarks.estimate import Measured, words
 from benchmarks.experiments import EXPERIMENTS, STAND_INS, Experiment, smoke
 from benchmarks.jobs import Asked, Job, expected, grouped, missing, recorded, trained_before
-from benchmarks.spec import Cell, TrainSpec
+from benchmarks.spec import MOST_SAMPLES, MOST_SEED, Cell, TrainSpec
 from benchmarks.sweep import ExecutorLost, Failure, check_executor, log_path, open_executor, run_jobs
 from benchmarks.training import Stopped
 from reports import tables
@@ -33,6 +33,7 @@ from vma.data import DataSet, load
 from vma.errors import DataUnavailable, InputError
 
 OUT, SMOKE_OUT = Path("reproduced"), Path("smoke")
+MOST_JOBS, MOST_RETRIES = 1000, 1000
 
 
 def _described(name: str) -> str:
@@ -110,7 +111,7 @@ def run(options: Options) -> None:
         return
     jobs = [part.job for part in plans if part.left]
     print(f"{len(plans)} runs, {len(plans) - len(jobs)} of them done already; {at_once} at a time, to {options.out}")
-    open_out(options.out)
+    check_writable(options.out)
     failures = sweep(jobs, options, at_once) if jobs else []
     failed = [failure.job.name for failure in failures]
     left = [asked for job in jobs if job.name in failed for asked in plan(job, found.of(job.train), device).left]
@@ -135,16 +136,10 @@ def check(options: Options) -> list[str]:
             raise InputError(f"{name!r} is no experiment: give {known}")
     if not options.names:
         raise InputError(f"no experiment is named: give {known}")
-    for seed in options.seeds:
-        check_seed("--seeds", seed)
-    for option, value, least in (
-        ("--targets", options.targets, 2),  # an error needs two
-        ("--jobs", options.jobs, 1),
-        ("--retries", options.retries, 0),
-        ("the number of --seeds", len(options.seeds), 1),
-    ):
-        if value is not None and value < least:
-            raise InputError(f"{option} is {value}, must be {least} or more")
+    check_option("--seeds", options.seeds, 0, MOST_SEED)
+    check_option("--targets", options.targets, 2, MOST_SAMPLES)  # an error needs two
+    check_option("--jobs", options.jobs, 1, MOST_JOBS)
+    check_option("--retries", options.retries, 0, MOST_RETRIES)
     check_executor(options.executor)
     remote = options.executor.startswith("dask://")
     real = store.ROOT / "results"

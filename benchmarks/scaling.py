@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from benchmarks import store, tasks
 from benchmarks.cli import (
     CommonOptions,
+    check_option,
+    check_writable,
     open_data,
-    open_out,
     resolve_device,
     resolve_spec,
     run_command,
@@ -16,8 +17,9 @@ from benchmarks.cli import (
 )
 from benchmarks.experiments import FIGURE_SAMPLES, SCALING_CLASSES, memory_cell, scaling_training
 from benchmarks.measure import evaluate_cells, obtain, offer_weights
+from benchmarks.spec import MOST_SAMPLES
 from reports import tables
-from vma.errors import InputError
+from vma.data.episodes import MOST
 
 DEFAULT_TARGETS = 200
 
@@ -41,24 +43,19 @@ class Options(CommonOptions):
 
 
 def run(options: Options) -> None:
-    for name in ("shots", "num_samples"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} is {getattr(options, name)}, must be 1 or more")
-    if options.targets is not None and options.targets < 2:
-        raise InputError(f"--targets is {options.targets}, must be 2 or more: an error needs two")
+    check_option("--shots", options.shots, 1, MOST)
+    check_option("--num-samples", options.num_samples, 1, MOST_SAMPLES)
+    check_option("--targets", options.targets, 2, MOST_SAMPLES)  # an error needs two
     device = resolve_device(options)
     data, fallback = open_data(options, "omniglot45_5")
     spec = resolve_spec(scaling_training(), options, data, device, options.seed)
     available = data.test.num_classes
-    if options.classes is not None and not 1 <= options.classes <= available:
-        raise InputError(
-            f"--classes is {options.classes}, must lie between 1 and the {available} test classes of {data.name}"
-        )
+    check_option("--classes", options.classes, 1, available)
     sweep = [options.classes] if options.classes else [c for c in SCALING_CLASSES if c <= available]
     targets = options.targets or dict(FIGURE_SAMPLES).get(options.num_samples, DEFAULT_TARGETS)
     cells = [memory_cell(spec, classes, options.shots, options.num_samples, targets) for classes in sweep]
     tasks.check(cells, data)
-    open_out(options.out)
+    check_writable(options.out)
     seconds = training_minutes(options, fallback) * 60
     trained = obtain(spec, data, device, updates=options.updates, seconds=seconds, from_scratch=options.from_scratch)
     rows = evaluate_cells("scaling", options, trained, cells, data, device, store.provenance(device))

@@ -1,13 +1,59 @@
-"""What a run is: frozen specs of a training, of an evaluation and of the cell that they make together."""
+"""What a run is: frozen specs of a training, of an evaluation and of the cell that they make together. One that exists
+can be run: a field that its annotation does not allow is refused, and so are fields that contradict each other.
+"""
 
+import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import partial
+from itertools import pairwise
+from types import NoneType
+from typing import Annotated, Any, get_args, get_type_hints
 
 from benchmarks.store import spec_id
-from vma.data.episodes import EpisodeSpec
+from vma.addressing import SIMILARITIES
+from vma.data.episodes import MOST, EpisodeSpec
+from vma.errors import InputError, check_name, check_number, check_whole
 
 BY_CLASS = ("per_class", "gmn")  # protocols whose memories are made of classes
+MODELS = ("vma", "soft", "vae")
+CONVOLUTIONAL, MLPS = ("paper", "narrow", "small", "tiny"), ("mlp", "tiny-mlp")
+NETWORKS = (*CONVOLUTIONAL, *MLPS)
+SPLITS = ("train", "validation", "test")
+ADDRESS_TASKS = ("recall", "lookup", "classification", "classification-likelihood")
+TASKS = (*ADDRESS_TASKS, "learned", "samples", "wallclock")
+
+# Far beyond what is of use: a number with some digits too many is refused before it fills the memory or runs for ever.
+MOST_SEED = 2**31 - 1  # what every generator takes
+MOST_THREADS = 1024
+MOST_UPDATES = 10**9
+MOST_SAMPLES = 10**6  # of an evaluation, which decodes them in chunks; and its targets
+MOST_AT_ONCE = 10**4  # samples of a target that are decoded at once, in training and where they are shown
+MOST_NUMBERS = 2**26  # in a learned memory
+
+# A field's type, and what checks its value by the field's name.
+Entries = Annotated[int, partial(check_whole, least=1, most=MOST)]
+Seed = Annotated[int, partial(check_whole, least=0, most=MOST_SEED)]
+Threads = Annotated[int, partial(check_whole, least=1, most=MOST_THREADS)]
+Updates = Annotated[int, partial(check_whole, least=1, most=MOST_UPDATES)]
+Positive = Annotated[float, partial(check_number, most=1e38)]  # what float32 holds
+Dtype = Annotated[str, partial(check_name, allowed=("float32", "bfloat16"))]
+
+
+def _check_sizes(name: str, value: object) -> None:
+    if type(value) is not tuple or not value:
+        raise InputError(f"{name} is {reprlib.repr(value)}, must be one or more sizes")
+    for size in value:
+        check_whole(f"a size of {name}", size, 1, MOST)
+
+
+def _check_stages(name: str, value: object) -> None:
+    if type(value) is not tuple or any(type(stage) is not tuple or len(stage) != 2 for stage in value):
+        raise InputError(f"{name} is {reprlib.repr(value)}, must be pairs of a memory size and an update")
+    for size, until in value:
+        check_whole("memory_size", size, 1, MOST)
+        check_whole(f"an update of {name}", until, 0, MOST_UPDATES)
 
 
 @dataclass(frozen=True)
@@ -18,33 +64,86 @@ class TrainSpec:
     a row says how many were made. Only a recipe whose learning rate decays names the update at which it ends.
     """
 
-    model: str = "vma"
-    read: str | None = None  # of soft attention: images or features
+    model: Annotated[str, partial(check_name, allowed=MODELS)] = "vma"
+    # of soft attention
+    read: Annotated[str, partial(check_name, allowed=("images", "features"), none="images")] | None = None
     recipe: str = "paper"
     dataset: str = "omniglot45_5"
-    image_size: int = 26
-    network: str = "paper"
+    image_size: Annotated[int, partial(check_whole, least=1, most=256)] = 26
+    network: Annotated[str, partial(check_name, allowed=NETWORKS)] = "paper"
     episode: EpisodeSpec = field(default_factory=EpisodeSpec)
-    num_samples: int = 4
-    similarity: str = "paper"
-    prior: str = "learned"
-    learning_rate: float = 3e-4
-    weight_decay: float = 0.0  # L2 in the loss: adds weight_decay * w to the gradient before Adam scales it
-    warmup: int = 0
-    decay_updates: int | None = None
-    clip: float | None = None
-    learned_entries: int | None = None  # of a memory that is learned; the model then sees none in its episodes
-    memory_shape: tuple[int, ...] | None = None  # of a learned entry; None is an image
-    growth: tuple[tuple[int, int], ...] | None = None  # (memory size, until update), then the episode's
-    episodes_per_update: int | None = None  # an update's minibatch holds the targets of that many episodes; None is 1
+    num_samples: Annotated[int, partial(check_whole, least=1, most=MOST_AT_ONCE)] = 4
+    similarity: Annotated[str, partial(check_name, allowed=tuple(SIMILARITIES))] = "paper"
+    prior: Annotated[str, partial(check_name, allowed=("learned", "flat"))] = "learned"
+    learning_rate: Positive = 3e-4
+    # L2 in the loss: adds weight_decay * w to the gradient before Adam scales it
+    weight_decay: Annotated[float, partial(check_number, most=1e38, zero=True)] = 0.0
+    warmup: Annotated[int, partial(check_whole, least=0, most=MOST_UPDATES)] = 0
+    decay_updates: Updates | None = None
+    clip: Positive | None = None
+    learned_entries: Entries | None = None  # of a memory that is learned; the model then sees none in its episodes
+    memory_shape: Annotated[tuple[int, ...], _check_sizes] | None = None  # of a learned entry; None is an image
+    # (memory size, until update), then the episode's
+    growth: Annotated[tuple[tuple[int, int], ...], _check_stages] | None = None
+    episodes_per_update: Entries | None = None  # an update's minibatch holds the targets of that many; None is 1
     tied: bool | None = None  # whether the embedding networks of q(a|x) share the other networks' pyramids
-    estimator: str | None = None  # of the leave-one-out bound: None is the arithmetic mean, or "geometric"
-    path: str | None = None  # of the computation: None is the fast one, or "reference"
+    # of the leave-one-out bound
+    estimator: Annotated[str, partial(check_name, allowed=("geometric",), none="the arithmetic mean")] | None = None
+    path: Annotated[str, partial(check_name, allowed=("reference",), none="the fast one")] | None = None
     # embed all entries without gradient, those drawn and so many sampled ones with it; None is all with gradient
-    gradient_entries: int | None = None
-    seed: int = 0
-    dtype: str = "float32"
-    threads: int = 2
+    gradient_entries: Entries | None = None
+    seed: Seed = 0
+    dtype: Dtype = "float32"
+    threads: Threads = 2
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        self._check_model()
+        self._check_memory()
+        if self.growth:
+            _check_growth(self.growth, self.episode)
+        targets = self.episode.num_targets * (self.episodes_per_update or 1)
+        check_whole("num_samples x targets of an update", self.num_samples * targets, 1, MOST)
+
+    def _check_model(self) -> None:
+        if self.model == "vma" and self.num_samples < 2:
+            raise InputError(f"num_samples is {self.num_samples}, must be 2 or more for vma: VIMCO needs two")
+        if self.model != "soft" and self.read is not None:
+            raise InputError(f"read is given for {self.model}, which has no attention: leave it out")
+        if self.path is not None and self.dtype != "float32":
+            raise InputError(f"dtype is {self.dtype}: the reference path is float32")
+        if self.path is not None and self.model != "vma":
+            raise InputError(f"path is reference for {self.model}: only vma has a path of its own for reference")
+        if self.gradient_entries is not None and (
+            self.path is not None or not (self.model == "vma" or (self.model, self.read) == ("soft", "features"))
+        ):
+            raise InputError(
+                f"gradient_entries is given for model {self.model}, read {self.read}, path {self.path}: it is for vma "
+                "and for soft with read features, without path"
+            )
+        if self.model != "vma":
+            for name in ("learned_entries", "memory_shape", "tied", "estimator"):
+                if getattr(self, name) is not None:
+                    raise InputError(f"{name} is given for {self.model}, which has no address: leave it out")
+
+    def _check_memory(self) -> None:
+        if self.learned_entries is None and self.memory_shape is not None:
+            raise InputError("memory_shape is given without learned_entries: entries that episodes bring are images")
+        if self.model != "vae" and (self.episode.protocol == "none") != (self.learned_entries is not None):
+            raise InputError(
+                f"protocol is {self.episode.protocol}, learned_entries is {self.learned_entries}: a learned memory "
+                "goes with protocol none, every other one with a protocol that brings it"
+            )
+        image = (self.image_size, self.image_size)
+        shape = self.memory_shape or (1, *image)
+        if self.network in CONVOLUTIONAL and shape[1:] != image:
+            raise InputError(
+                f"memory_shape is {shape}, must be of the image's size, (channels, {self.image_size}, "
+                f"{self.image_size}), for network {self.network}: the others of {', '.join(MLPS)} take any"
+            )
+        if self.learned_entries is not None:
+            numbers = self.learned_entries * math.prod(shape)
+            check_whole("learned_entries x memory_shape", numbers, 1, MOST_NUMBERS)
 
     @property
     def train_id(self) -> str:
@@ -57,6 +156,16 @@ class TrainSpec:
         threads.
         """
         return spec_id({k: v for k, v in identity(self).items() if k not in ("dtype", "threads", "path")})
+
+
+def _check_growth(growth: tuple[tuple[int, int], ...], episode: EpisodeSpec) -> None:
+    if episode.memory_size is None:
+        raise InputError(f"growth is given with protocol {episode.protocol}: it needs protocol recall")
+    sizes, untils = [*(size for size, _ in growth), episode.memory_size], [0, *(until for _, until in growth)]
+    if sizes != sorted(sizes):
+        raise InputError(f"growth goes through memories of {', '.join(map(str, sizes))} entries, must not shrink")
+    if any(one >= other for one, other in pairwise(untils)):
+        raise InputError(f"growth has stages until updates {', '.join(map(str, untils[1:]))}, must ascend from above 0")
 
 
 def identity(spec: Any) -> dict[str, Any]:
@@ -75,14 +184,30 @@ class EvalSpec:
     """
 
     episode: EpisodeSpec
-    num_samples: int = 4
-    targets: int = 1000
-    split: str = "test"
-    task: str | None = None
-    memory_size: int | None = None
-    seed: int = 0
-    dtype: str = "float32"
-    threads: int = 2
+    num_samples: Annotated[int, partial(check_whole, least=1, most=MOST_SAMPLES)] = 4
+    targets: Annotated[int, partial(check_whole, least=1, most=MOST_SAMPLES)] = 1000
+    split: Annotated[str, partial(check_name, allowed=SPLITS)] = "test"
+    task: Annotated[str, partial(check_name, allowed=TASKS, none="the bound")] | None = None
+    memory_size: Entries | None = None
+    seed: Seed = 0
+    dtype: Dtype = "float32"
+    threads: Threads = 2
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        entries = self.episode.num_entries
+        if self.memory_size is not None:
+            if self.episode.protocol == "none":
+                raise InputError("memory_size is given for episodes without memory: leave it out")
+            # under the other protocols an episode tells how many classes its memory has
+            classes = self.episode.classes if self.episode.protocol == "per_class" else 1
+            check_whole("memory_size", self.memory_size, classes, entries)
+        if self.task in (*ADDRESS_TASKS, "samples") and self.episode.protocol == "none":
+            raise InputError(f"task is {self.task} with protocol none: it needs a protocol that brings a memory")
+        if self.task == "samples":
+            check_whole("num_samples of task samples", self.num_samples, 1, MOST_AT_ONCE)
+        if self.task == "classification-likelihood":
+            check_whole("num_samples x entries", self.num_samples * entries, 1, MOST_SAMPLES)
 
     @property
     def steps(self) -> range:
@@ -103,8 +228,25 @@ class Cell:
 
     train: TrainSpec
     eval: EvalSpec
-    updates: int | None = None
+    updates: Updates | None = None
     variant: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        task, protocol = self.eval.task, self.eval.episode.protocol
+        if task == "wallclock":
+            return  # which times the updates of the training, and evaluates nothing
+        model, learned = self.train.model, self.train.learned_entries is not None
+        if task in ADDRESS_TASKS and model != "vma":
+            raise InputError(f"task is {task} for {model}, which has no address: it is for vma")
+        if task == "learned" and not learned:
+            raise InputError("task is learned for a model without learned_entries: give them, or another task")
+        if model != "vae" and learned != (protocol == "none"):
+            what = "a learned memory" if learned else f"{model} without a learned memory"
+            raise InputError(
+                f"protocol of the evaluation is {protocol} for {what}: a learned memory goes with protocol none, every "
+                "other one with a protocol that brings it"
+            )
 
     def row(self) -> dict[str, Any]:
         """The keys of a result row that the specs decide."""
@@ -139,26 +281,46 @@ class Cell:
         }
 
 
-def train_spec(identity: Mapping[str, Any]) -> TrainSpec:
-    """The training spec with this `identity`.
+def _check_fields(spec: Any) -> None:
+    """Refuse a field whose value its annotation does not allow: by the check beside its type, else by its type.
 
     Raises:
-        TypeError: if it names a field that there is none of.
+        InputError: naming the field and what is allowed.
     """
-    return TrainSpec(**{**_tuples(identity), "episode": EpisodeSpec(**identity["episode"])})
+    for name, hint in get_type_hints(type(spec), include_extras=True).items():
+        value, optional = getattr(spec, name), NoneType in get_args(hint)
+        if value is None and optional:
+            continue
+        kind = get_args(hint)[0] if optional else hint
+        if hasattr(kind, "__metadata__"):
+            for check in kind.__metadata__:
+                check(name, value)
+        elif not isinstance(value, kind):
+            raise InputError(f"{name} is {reprlib.repr(value)}, must be of type {kind.__name__}")
+
+
+def train_spec(identity: Mapping[str, Any]) -> TrainSpec:
+    """The training spec with this `identity`, which JSON may have made lists of tuples in.
+
+    Raises:
+        InputError: if a field is not what it may be.
+        TypeError: if it is no mapping, or names a field that there is none of.
+        KeyError: if it has no episode.
+    """
+    fields = {name: _tuples(value) for name, value in {**identity}.items()}
+    return TrainSpec(**fields | {"episode": EpisodeSpec(**identity["episode"])})
 
 
 def eval_spec(identity: Mapping[str, Any]) -> EvalSpec:
     """The evaluation spec with this `identity`.
 
     Raises:
-        TypeError: if it names a field that there is none of.
+        InputError, TypeError, KeyError: as `train_spec`.
     """
     return EvalSpec(**{**identity, "episode": EpisodeSpec(**identity["episode"])})
 
 
 def _tuples(value: Any) -> Any:
-    """JSON has lists where a frozen spec has tuples."""
-    if isinstance(value, dict):
-        return {key: _tuples(part) for key, part in value.items()}
-    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    return tuple(tuple(part) if isinstance(part, list) else part for part in value)

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from benchmarks import store, tasks
 from benchmarks.cli import (
     CommonOptions,
+    check_option,
+    check_writable,
     open_data,
-    open_out,
     resolve_device,
     resolve_spec,
     run_command,
@@ -17,6 +18,7 @@ from benchmarks.cli import (
 )
 from benchmarks.experiments import table1_cells, table1_training
 from benchmarks.measure import evaluate_cells, obtain, offer_weights
+from benchmarks.spec import MOST_SAMPLES
 from reports import tables
 from vma.data import DataSet
 from vma.errors import InputError
@@ -44,8 +46,9 @@ class Options(CommonOptions):
 
 
 def run(options: Options) -> None:
-    if options.targets is not None and options.targets < 2:
-        raise InputError(f"--targets is {options.targets}, must be 2 or more: an error needs two")
+    check_option("--targets", options.targets, 2, MOST_SAMPLES)  # an error needs two
+    if not options.models:
+        raise InputError(f"--models is empty, must be one or more of {', '.join(SHARES)}")
     device = resolve_device(options)
     data, fallback = open_data(options, "omniglot_gmn")
     targets = options.targets or (FALLBACK_TARGETS if fallback else DEFAULT_TARGETS)
@@ -57,7 +60,7 @@ def run(options: Options) -> None:
     }
     cells = {name: table1_cells(spec, options.protocol, targets) for name, spec in specs.items()}
     tasks.check([cell for part in cells.values() for cell in part], data)
-    open_out(options.out)
+    check_writable(options.out)
     origin = store.provenance(device)
     rows: list[dict[str, Any]] = []
     for name, spec in specs.items():

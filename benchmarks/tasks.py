@@ -19,7 +19,7 @@ from scipy import stats
 from torch import nn
 
 from baselines.soft_attention import SoftEncoded
-from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, uses_graph
+from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, pixel_mean, uses_graph
 from benchmarks.spec import BY_CLASS, Cell, EvalSpec, TrainSpec, identity
 from benchmarks.training import Trained, episodes_of
 from vma.data import DataSet, ImageSet
@@ -110,8 +110,10 @@ def check(cells: Iterable[Cell], data: DataSet) -> None:
     """Refuse, before anything is trained, cells whose episodes cannot be drawn from these data.
 
     Raises:
-        InputError: if a split has too few classes or drawings, or if cells of a group cannot share their targets.
+        InputError: if a split has too few classes or drawings, if cells of a group cannot share their targets, or if
+            all training images are blank or all ink.
     """
+    pixel_mean(data)
     for group in groups(cells):
         eligible = set()
         for cell in group:

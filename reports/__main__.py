@@ -1,5 +1,6 @@
 """The command `python -m reports`: tables, figures and the one page from a folder of results."""
 
+import contextlib
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import tyro
 
 from reports import drawing, figures, page, tables
 from reports.claims import assess
+from reports.command import one_line, parse, print_anything
 from reports.results import InputError, Results, read_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,41 +38,54 @@ def write(results: Results, out: Path) -> list[Path]:
         InputError: if an artifact is damaged; nothing is written.
         OSError: if the folder cannot be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=out) as name:
-        new = Path(name)
-        paths = [path for table in tables.TABLES for path in tables.save(results, new / "tables", table)]
-        drawings = {}
-        for spec in figures.FIGURES.values():
-            figure = spec.draw(results)
-            if figure is not None:
-                made = drawing.save(figure, new / "figures", spec.name)
-                drawings[spec.name] = made[0].read_text(encoding="utf-8")
-                paths += made
-        paths.append(new / "index.html")
-        paths[-1].write_text(page.render(results, assess(results), drawings), encoding="utf-8")
-        for folder, names, suffixes in (
-            (out / "tables", tables.TABLES, ("md", "tex", "csv")),
-            (out / "figures", figures.FIGURES, ("svg", "pdf", "png")),
-        ):
-            folder.mkdir(exist_ok=True)
-            for stale in (folder / f"{name}.{suffix}" for name in names for suffix in suffixes):
-                if new / stale.relative_to(out) not in paths:
-                    stale.unlink(missing_ok=True)
-        return [path.replace(out / path.relative_to(new)) for path in paths]
+    missing = [path for path in (out, *out.parents) if not path.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=out) as new:
+            return _write(results, out, Path(new))
+    except BaseException:
+        for path in missing:
+            with contextlib.suppress(OSError):  # it is not there, or it is not empty
+                path.rmdir()
+        raise
+
+
+def _write(results: Results, out: Path, new: Path) -> list[Path]:
+    """`write`, by way of a folder for what is not whole yet."""
+    paths = [path for table in tables.TABLES for path in tables.save(results, new / "tables", table)]
+    drawings = {}
+    for spec in figures.FIGURES.values():
+        figure = spec.draw(results)
+        if figure is not None:
+            made = drawing.save(figure, new / "figures", spec.name)
+            drawings[spec.name] = made[0].read_text(encoding="utf-8")
+            paths += made
+    paths.append(new / "index.html")
+    paths[-1].write_text(page.render(results, assess(results), drawings), encoding="utf-8")
+    for folder, names, suffixes in (
+        (out / "tables", tables.TABLES, ("md", "tex", "csv")),
+        (out / "figures", figures.FIGURES, ("svg", "pdf", "png")),
+    ):
+        folder.mkdir(exist_ok=True)
+        for stale in (folder / f"{name}.{suffix}" for name in names for suffix in suffixes):
+            if new / stale.relative_to(out) not in paths:
+                stale.unlink(missing_ok=True)
+    return [path.replace(out / path.relative_to(new)) for path in paths]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = tyro.cli(Options, prog="python -m reports", args=argv)
+    print_anything()
     try:
+        options = parse(Options, "reports", argv)
         results = read_results(options.results)
         paths = write(results, options.out)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(one_line(f"error: {error}"), file=sys.stderr)
         return 2
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        print(f"error: cannot write or read{where}: {error.strerror or error}", file=sys.stderr)
+        # a write that is cut short names no file
+        what = f"cannot write or read {error.filename or options.out}: {error.strerror or error}"
+        print(one_line(f"error: {what}; free space there or mend permissions"), file=sys.stderr)
         return 1
     for line in results.left_out:
         print(f"left out: {line}")

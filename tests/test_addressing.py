@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from vma import Addressing, MLPSizes, VariationalMemoryAddressing, cosine, inner_product, similarity
+from vma import Addressing, MLPSizes, VariationalMemoryAddressing, cosine, inner_product, similarity, vimco
 from vma.addressing import SIMILARITIES, draw_addresses, kl_categorical
 from vma.errors import InputError
 
@@ -123,3 +123,27 @@ def test_a_generator_fixes_the_addresses() -> None:
     draws = [draw_addresses(log_q, 50, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+def test_addresses_of_what_is_not_finite_are_any() -> None:
+    """The bound says that it broke; a sampler's own error would not say where."""
+    log_q = torch.tensor([[math.nan] * 4, [0.0, -math.inf, -math.inf, -math.inf]])
+    draws = draw_addresses(log_q, 50, torch.Generator().manual_seed(0))
+    assert ((draws >= 0) & (draws < 4)).all()
+    assert (draws[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize("similarity", ["paper", "inner", "cosine"])
+def test_a_blank_image_has_no_more_gradient_than_others(similarity: str) -> None:
+    """While biases are zero its embedding is zero, which has no direction."""
+    torch.manual_seed(0)
+    model = VariationalMemoryAddressing(SIZES, similarity=similarity)
+    images = (torch.rand(8, *SIZES.image) < 0.3).float()
+    norms = []
+    for blank in (False, True):
+        memory = images[3:].clone()
+        memory[2] *= not blank
+        terms = model(images[:3], model.encode_memory(memory), 4, generator=torch.Generator().manual_seed(0))
+        gradients = torch.autograd.grad(vimco(terms).mean(), [*model.parameters()])
+        norms.append(float(torch.stack([gradient.norm() for gradient in gradients]).norm()))
+    assert norms[1] < 100 * norms[0]

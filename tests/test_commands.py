@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import experiments, memory_size, paths, scaling, store, table1
+from benchmarks import experiments, gradient_bias, memory_size, paths, run, scaling, store, table1
 from benchmarks.cli import run_command
 from benchmarks.spec import TrainSpec
 from benchmarks.training import run_folder, train
@@ -123,8 +124,17 @@ MISTAKES = {
     "no time": (["--minutes", "0"], "--minutes is 0"),
     "an unknown data set": (["--dataset", "cifar"], "no such data set"),
     "an unknown protocol": (["--protocol", "recall"], "'per_class', 'gmn'"),
-    "a device that is not there": (["--dataset", "strokes", "--device", "tpu"], "use --device cpu"),
+    "an unknown device": (["--dataset", "strokes", "--device", "tpu"], "must be auto, cpu or cuda"),
+    "a device that is not there": (["--dataset", "strokes", "--device", "cuda:99"], "use --device cpu"),
     "an empty folder": (["--dataset", "folder:{tmp}", "--image-size", "8"], "at least 3 are needed"),
+    "a data set without a name": (["--dataset", ""], "--dataset is empty: give a value, or leave it out"),
+    "a folder without a name": (["--dataset", "folder:"], "--dataset is 'folder:', must name a folder"),
+    "no model": (["--models"], "--models is empty, must be one or more of vma, soft, vae"),
+    "endless training": (["--minutes", "inf"], "--minutes is inf, must be above 0, a number up to 525600"),
+    "threads beyond any machine": (["--threads", "9999"], "--threads is 9999, must be 1 or more, a whole number up to"),
+    "a word for a number": (["--minutes", "long"], "--minutes is 'long', must be a number"),
+    "words for numbers": (["--seed", "1e3"], "--seed is '1e3', must be a whole number"),
+    "a line end in a name": (["--dataset", "folder:no\nfolder", "--image-size", "8"], r"no\nfolder: not a folder"),
 }
 
 
@@ -139,6 +149,95 @@ def test_a_mistake_costs_one_line(mistake: str, tmp_path: Path, capsys: pytest.C
     assert line.startswith("error: ")
     assert words in line
     assert not out.exists()
+
+
+FOLDERS = {
+    "a file": ("file", "--out {tmp}/file cannot be a folder, since {tmp}/file is none: give another"),
+    "below a file": ("file/x/y", "--out {tmp}/file/x/y cannot be a folder, since {tmp}/file is none: give another"),
+    "a link to nothing": ("dangling", "--out {tmp}/dangling cannot be a folder, since {tmp}/dangling is none"),
+    "a link to itself": ("loop/x", "--out {tmp}/loop/x cannot be a folder, since {tmp}/loop is none: give another"),
+    "too long a name": ("new/" + "x" * 256, "--out is '{tmp}/new/xxx"),
+    "half a character": ("\ud800", r"--out is '{tmp}/\ud800', must be text in UTF-8: give another"),
+}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_an_out_that_is_no_folder_is_refused_before_anything_is_done(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setattr("benchmarks.cli.load", nothing_there)
+    out, message = FOLDERS[folder]
+    assert call(table1, "--out", f"{tmp_path}/{out}") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message.format(tmp=tmp_path)}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file", "loop"]
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_training(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(table1, "--dataset", "strokes", "--out", "/proc/out", *TINY) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: cannot write or read /")
+    assert line.endswith("; free space there or mend permissions")
+
+
+@pytest.mark.parametrize("module", [table1, scaling, paths, gradient_bias])
+@pytest.mark.parametrize("ink", [0, 255])
+def test_images_without_anything_to_learn_are_refused(
+    module: ModuleType, ink: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for c in range(30):
+        (tmp_path / f"set/{c:02}").mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(np.full((8, 8), 255 - ink, np.uint8)).save(tmp_path / f"set/{c:02}/{i}.png")
+    options = {
+        table1: ["--models", "vae"],
+        scaling: ["--classes", "1", "--shots", "1"],
+        gradient_bias: ["--memory-size", "8", "--gradient-entries", "4"],
+    }.get(module, [])
+    data = ["--dataset", f"folder:{tmp_path / 'set'}", "--image-size", "8"]
+    assert call(module, *data, "--out", str(tmp_path / "out"), *options) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"are all {'ink' if ink else 'blank'}: there is nothing to learn" in line
+    assert not (tmp_path / "out").exists()
+
+
+FULL = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(FULL)])
+def test_a_full_memory_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(table1, "obtain", full)
+    assert call(table1, "--dataset", "strokes", "--out", str(tmp_path / "out"), *TINY) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the memory is full: give smaller numbers")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_errors_are_not_taken_for_a_full_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(table1, "obtain", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        call(table1, "--dataset", "strokes", "--out", str(tmp_path / "out"), *TINY)
+
+
+def test_the_sampled_gradients_of_wallclock_have_no_reference_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused at the start, and not by a job of the sweep."""
+    arguments = ["wallclock", "--smoke", "--reference", "--out", str(tmp_path / "out")]
+    assert run.main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error: --reference has no gradients for a sample of the entries")
+    assert not (tmp_path / "out").exists()
 
 
 def nothing_there(name: str, **_: object) -> None:

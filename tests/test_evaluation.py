@@ -109,6 +109,31 @@ def test_a_broken_bound_names_the_episode_and_the_term() -> None:
         evaluate(model, episodes(), [4], 3)
 
 
+def test_a_part_that_is_not_finite_is_refused_though_the_bound_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample that has no weight in the bound."""
+    model = build()
+    forward = model.forward
+
+    def underflowing(*args: Any, **kwargs: Any) -> Any:
+        terms = forward(*args, **kwargs)
+        terms.log_pz[0] = -math.inf
+        return terms
+
+    monkeypatch.setattr(model, "forward", underflowing)
+    with pytest.raises(NonFiniteBound, match="kl_z of the bound is not finite at evaluation episode 4, seed 0"):
+        evaluate(model, episodes(), [4], 3)
+
+
+def test_probabilities_that_are_not_finite_are_refused() -> None:
+    model = build()
+    nn.init.constant_(model.addressing.embed_query.head.bias, torch.nan)
+    for num_samples in (0, 2):
+        with pytest.raises(NonFiniteBound, match=r"log p\(c\|x\) of a classification is not finite"):
+            classify(model, one_episode(2, 1), num_samples)
+    with pytest.raises(NonFiniteBound, match=r"log q\(a\|x\) is not finite"):
+        own_entry_probability(model, one_episode(2, 1))
+
+
 # --- one target under many memories
 
 

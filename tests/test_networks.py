@@ -19,6 +19,7 @@ from vma.networks import (
     draw_images,
     log_bernoulli,
     log_normal,
+    log_normal_at,
     logit,
     split_gaussian,
     take_rows,
@@ -196,6 +197,16 @@ def test_images_are_drawn_with_their_means() -> None:
     assert torch.equal(drawn.means, logits.sigmoid())
     assert drawn.images.unique().tolist() == [0, 1]
     torch.testing.assert_close(drawn.images.mean(0), drawn.means[0], rtol=0, atol=0.03)
+
+
+def test_log_normal_at_its_noise_is_log_normal() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean, log_std, noise = torch.randn(3, 5, 4, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(log_normal_at(noise, log_std), log_normal(mean + log_std.exp() * noise, mean, log_std))
+    narrow = log_std - 40  # where mean + exp(log_std) * noise is the mean
+    torch.testing.assert_close(
+        log_normal_at(noise, narrow) - log_normal_at(noise, log_std), torch.full((5,), 160.0).double()
+    )
 
 
 # --- where training starts

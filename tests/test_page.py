@@ -18,7 +18,7 @@ from benchmarks.store import append_rows, read_rows
 from reports import __main__ as command
 from reports import figures, page, tables
 from reports.claims import assess
-from reports.results import read_results
+from reports.results import InputError, read_results
 
 ROOT = Path(__file__).parents[1]
 # figures are drawn, and looked at, elsewhere
@@ -266,6 +266,35 @@ def test_an_error_leaves_what_was_there(small: Path, tmp_path: Path, monkeypatch
     assert command.main(["--results", str(small), "--out", str(out)]) == 1
     assert [path.name for path in out.iterdir()] == ["index.html"]
     assert (out / "index.html").read_text(encoding="utf-8") == "old"
+
+
+@pytest.mark.parametrize("error", [InputError("an artifact is damaged"), OSError(28, "No space left on device")])
+def test_an_error_leaves_no_folder_that_was_not_there(
+    error: Exception, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> str:
+        raise error
+
+    monkeypatch.setattr(page, "render", broken)
+    assert command.main(["--results", str(small), "--out", str(tmp_path / "new" / "out")]) > 0
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--reslts", "x"], "Unrecognized options: --reslts, x; python -m reports --help lists the options"),
+        (["--out"], "Missing value for argument '--out'"),
+        (["--out", ""], "--out is empty: give a value, or leave it out"),
+        (["--out", __file__], f"--out {__file__} cannot be a folder, since {__file__} is none: give another"),
+        (["--out", "a\0b"], r"--out is 'a\x00b', must be without NUL characters: give another"),
+        (["--results", "no\nfolder"], r"there is no folder no\nfolder: give --results DIR"),
+    ],
+)
+def test_a_mistake_costs_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(arguments) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
 
 
 @pytest.mark.parametrize("content", [None, "", '{"experiment": "recall"}\n'])

@@ -19,7 +19,7 @@ import torch
 from benchmarks import tasks
 from benchmarks.build import build_model
 from benchmarks.experiments import scaling_training
-from benchmarks.timing import support
+from benchmarks.timing import conftest, support
 from benchmarks.timing.support import Ratio, Timing, flops, matrix_product, ratio_of, write_entries, write_ratio
 from reports.timing import MEANINGS
 from vma.data.episodes import EpisodeSpec
@@ -166,3 +166,21 @@ def test_all_of_it_runs_in_miniature(tmp_path: Path) -> None:
         for one in json.loads((out / "evaluation.json").read_text())["benchmarks"]
     ]
     assert max(peaks) > 1e6
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--timing-rounds", 0, "--timing-rounds is 0, must be 1 or more"),
+        ("--timing-out", Path(__file__), f"--timing-out {__file__} cannot be a folder"),
+        ("--timing-device", "cuda", "--timing-device cuda is not to be had on this machine"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_anything_is_timed(
+    option: str, value: object, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options = {"--timing-rounds": None, "--timing-out": Path("out"), "--timing-device": "auto"} | {option: value}
+    with pytest.raises(pytest.UsageError) as caught:
+        conftest.pytest_configure(cast(Any, SimpleNamespace(getoption=options.get)))
+    assert str(caught.value).startswith(message)

@@ -414,6 +414,6 @@ def test_validation_episodes_are_like_those_of_training_as_far_as_the_set_goes()
 
     assert size(DATA) == (6, 6)
     assert size(DATA, episode=replace(SPEC, classes=9)) == (16, 16)  # of 8 classes
-    assert size(UNLABELLED, episode=NONE) == (6, 0)
+    assert size(UNLABELLED, model="vae", episode=NONE) == (6, 0)
     assert size(UNLABELLED, episode=RECALL) == (6, 20)
     assert size(UNLABELLED, episode=replace(RECALL, memory_size=100)) == (6, 48)

@@ -17,10 +17,19 @@ def full_precision(tensor: Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
+# An embedding that is shorter is divided by this instead. That of a blank image is zero while biases are, where the
+# gradient, 1 / ||e_a||, has no bound: one such image in memory would swamp all others, in Adam's moments for long.
+SHORTEST = 1e-3
+
+
+def _normalised(e: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
+    return nn.functional.normalize(e, dim=-1, eps=SHORTEST)
+
+
 def similarity(e_a: Float[Tensor, "M E"], e_q: Float[Tensor, "B E"]) -> Float[Tensor, "B M"]:
     """S(m_a, x) = <e_a, e^q> / ||e_a||: only the memory's embedding is normalised (eq. 5)."""
     with full_precision(e_a):
-        return e_q @ nn.functional.normalize(e_a, dim=-1).mT  # eq. 5
+        return e_q @ _normalised(e_a).mT  # eq. 5
 
 
 def inner_product(e_a: Float[Tensor, "M E"], e_q: Float[Tensor, "B E"]) -> Float[Tensor, "B M"]:
@@ -31,7 +40,7 @@ def inner_product(e_a: Float[Tensor, "M E"], e_q: Float[Tensor, "B E"]) -> Float
 
 def cosine(e_a: Float[Tensor, "M E"], e_q: Float[Tensor, "B E"]) -> Float[Tensor, "B M"]:
     """<e_a, e^q> / (||e_a|| ||e^q||), the second alternative of section 2."""
-    return similarity(e_a, nn.functional.normalize(e_q, dim=-1))
+    return similarity(e_a, _normalised(e_q))
 
 
 SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -114,9 +123,11 @@ def kl_categorical(log_q: Float[Tensor, "B M"], log_p: Float[Tensor, " M"]) -> F
 def draw_addresses(
     log_q: Float[Tensor, "B M"], num_samples: int, generator: torch.Generator | None
 ) -> Int[Tensor, "K B"]:
-    """a_k ~ q(a|x), K independent draws for each target."""
+    """a_k ~ q(a|x), K independent draws for each target; any addresses where q is not finite."""
     q = log_q.detach().exp()
     if not q.is_cuda:
+        # torch would raise an error of its own; the bound, which breaks with q, says when and where
+        q = torch.where(q.isfinite(), q, 1.0)
         return torch.multinomial(q, num_samples, replacement=True, generator=generator).mT
     # by the inverse of the distribution function, whose kernels can all be part of a CUDA graph
     cumulative = q.cumsum(-1)

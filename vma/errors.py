@@ -1,4 +1,10 @@
-"""The one exception family that commands turn into a single line and exit code 2."""
+"""The one exception family that commands turn into a single line and exit code 2, and the checks of values that raise
+it.
+"""
+
+import math
+import reprlib
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
@@ -11,3 +17,37 @@ class DataUnavailable(InputError):
     def __init__(self, message: str, attempts: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.attempts = attempts
+
+
+def check_whole(name: str, value: object, least: int, most: int) -> None:
+    """Refuse what is no whole number from `least` to `most`; True and False are none.
+
+    Raises:
+        InputError: naming it and what is allowed.
+    """
+    if type(value) is not int or not least <= value <= most:
+        raise InputError(f"{name} is {reprlib.repr(value)}, must be {least} or more, a whole number up to {most:,}")
+
+
+def check_number(name: str, value: object, most: float, *, zero: bool = False) -> None:
+    """Refuse what is no number above 0, or from 0 with `zero`, up to `most`.
+
+    Raises:
+        InputError: naming it and what is allowed.
+    """
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not (0 < number <= most or (zero and number == 0)):
+        least = "0 or more" if zero else "above 0"
+        raise InputError(f"{name} is {reprlib.repr(value)}, must be {least}, a number up to {most:g}")
+
+
+def check_name(name: str, value: object, allowed: Sequence[str], none: str | None = None) -> None:
+    """Refuse what is none of the names that are allowed. `none` says what None stands for, where that is allowed too.
+
+    Raises:
+        InputError: naming it and them.
+    """
+    if value not in allowed:
+        names = f"one of {', '.join(allowed)}" if len(allowed) > 1 else allowed[0]
+        otherwise = "" if none is None else f", or None for {none}"
+        raise InputError(f"{name} is {reprlib.repr(value)}, must be {names}{otherwise}")

@@ -15,7 +15,7 @@ from torch import Tensor
 from vma.addressing import draw_addresses, kl_categorical
 from vma.data.episodes import Episode
 from vma.objectives import Terms
-from vma.training import check_finite
+from vma.training import NonFiniteBound, check_finite
 
 METRICS = ("nll", "kl_a", "kl_z", "log_px")
 
@@ -114,8 +114,7 @@ def _episode_scores(
         encoded = encode(episode)
         for rows in torch.arange(len(episode.x), device=device).split(max(1, chunk // num_samples)):
             terms = model(episode.x[rows], encoded, num_samples, generator=generator, chunk=chunk)
-            check_finite(terms, f"evaluation episode {step}, seed {seed}")
-            yield _scores(terms, episode, rows)
+            yield _scores(terms, episode, rows, f"evaluation episode {step}, seed {seed}")
 
 
 def evaluate_memories(
@@ -217,8 +216,7 @@ def _memories_scores(
             log_qa=q[a][:, None],
             kl_a=kl_categorical(q[None], p),
         )
-        check_finite(part, where)
-        scores.append(_scores(part, cell, slice(None)))
+        scores.append(_scores(part, cell, slice(None), where))
     return scores
 
 
@@ -232,9 +230,15 @@ def _occurrence(values: Tensor) -> Tensor:
     return rank
 
 
-def _scores(terms: Terms, episode: Episode, rows: Any) -> Scores:
-    """The scores of the episode's targets `rows`, whose terms with all their samples these are."""
-    return Scores(
+def _scores(terms: Terms, episode: Episode, rows: Any, where: str) -> Scores:
+    """The scores of the episode's targets `rows`, whose terms with all their samples these are.
+
+    Raises:
+        NonFiniteBound: naming `where`, if a bound or a part of it is not finite: of a sample that has no weight in the
+            bound, its other parts may be.
+    """
+    check_finite(terms, where)
+    scores = Scores(
         nll=(math.log(len(terms.log_px)) - terms.log_w.double().logsumexp(0)).cpu().numpy(),
         kl_a=terms.kl_a.double().cpu().numpy(),
         kl_z=terms.kl_z.double().cpu().numpy(),
@@ -243,6 +247,10 @@ def _scores(terms: Terms, episode: Episode, rows: Any) -> Scores:
         x_class=episode.x_class[rows].cpu().numpy(),
         duplicated=episode.duplicated[rows].cpu().numpy(),
     )
+    broken = [metric for metric in METRICS if not np.isfinite(getattr(scores, metric)).all()]
+    if broken:
+        raise NonFiniteBound(f"{', '.join(broken)} of the bound is not finite at {where}")
+    return scores
 
 
 def join(parts: Sequence[Scores]) -> Scores:
@@ -284,6 +292,7 @@ def classify(
 
     Raises:
         ValueError: if the episode has no memory.
+        NonFiniteBound: if a probability is not finite.
     """
     model.eval()
     memory_class = episode.memory_class
@@ -293,7 +302,10 @@ def classify(
     member = memory_class == classes[:, None]  # [C, M]
 
     def by_class(log_weights: Tensor) -> Tensor:
-        return log_weights[:, None].masked_fill(~member, -torch.inf).logsumexp(-1).log_softmax(-1)
+        log_p = log_weights[:, None].masked_fill(~member, -torch.inf).logsumexp(-1).log_softmax(-1)
+        if not log_p.isfinite().all():
+            raise NonFiniteBound("log p(c|x) of a classification is not finite")
+        return log_p
 
     with torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
         encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
@@ -319,6 +331,7 @@ def own_entry_probability(
 
     Raises:
         ValueError: if the episode has no memory.
+        NonFiniteBound: if a probability is not finite.
     """
     model.eval()
     if episode.memory_index is None:
@@ -326,4 +339,6 @@ def own_entry_probability(
     with torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
         encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
         log_q, _ = model.address(episode.x, encoded)  # type: ignore[operator]
+    if not log_q.isfinite().all():
+        raise NonFiniteBound("log q(a|x) is not finite")
     return log_q.exp().masked_fill(episode.x_index[:, None] != episode.memory_index, 0).sum(1)

@@ -19,6 +19,7 @@ from vma.networks import (
     draw_images,
     log_bernoulli,
     log_normal,
+    log_normal_at,
     one_hot,
     split_gaussian,
     take_rows,
@@ -189,7 +190,7 @@ class VariationalMemoryAddressing(nn.Module):
         return Terms(
             log_px=_joined(log_px).unflatten(0, (K, B)),
             log_pz=log_normal(z, p_mean, p_log_std).unflatten(0, (K, B)),
-            log_qz=log_normal(z, q_mean, q_log_std).unflatten(0, (K, B)),
+            log_qz=log_normal_at(eps, q_log_std).unflatten(0, (K, B)),
             log_pa=log_p[a],
             log_qa=log_q.gather(1, a.mT).mT,
             kl_a=kl_categorical(log_q, log_p),

@@ -471,6 +471,14 @@ def log_normal(
     return (-0.5 * ((z - mean) / log_std.exp()) ** 2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
+def log_normal_at(noise: Float[Tensor, "*N Z"], log_std: Float[Tensor, "*N Z"]) -> Float[Tensor, "*N"]:
+    """log N(z; mean, diag exp(log_std)^2) at z = mean + exp(log_std) * noise, summed over Z, in nats.
+
+    Where exp(log_std) is small beside the mean, z has lost the noise to rounding, and `log_normal` would be off.
+    """
+    return (-0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
 def log_bernoulli(x: Float[Tensor, "B C H W"], logits: Float[Tensor, "K B C H W"]) -> Float[Tensor, "K B"]:
     """log p(x | logits), summed over pixels in at least float32, in nats."""
     logits = at_least_float32(logits)

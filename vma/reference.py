@@ -12,7 +12,16 @@ from torch.nn import functional as F
 
 from vma.addressing import kl_categorical
 from vma.model import Encoded, VariationalMemoryAddressing
-from vma.networks import ConvConditioner, ConvDecoder, Levels, UpConv, log_bernoulli, log_normal, split_gaussian
+from vma.networks import (
+    ConvConditioner,
+    ConvDecoder,
+    Levels,
+    UpConv,
+    log_bernoulli,
+    log_normal,
+    log_normal_at,
+    split_gaussian,
+)
 from vma.objectives import Terms
 
 
@@ -38,11 +47,12 @@ class ReferenceAddressing(VariationalMemoryAddressing):
             m_a = encoded.memory[a[k].flatten()]
             inputs = self.sizes.join(x.expand(len(k), *x.shape).flatten(0, 1), m_a)
             q_mean, q_log_std = split_gaussian(self.posterior(inputs))
-            z = q_mean + q_log_std.exp() * eps[k].flatten(0, 1)
+            noise_k = eps[k].flatten(0, 1)
+            z = q_mean + q_log_std.exp() * noise_k
             levels = self.memory_pyramid(m_a)
             p_mean, p_log_std = split_gaussian(self.prior_head(levels[-1].flatten(1)))
             logits = self._logits(z, levels).unflatten(0, (len(k), B))
-            log_pz, log_qz = log_normal(z, p_mean, p_log_std), log_normal(z, q_mean, q_log_std)
+            log_pz, log_qz = log_normal(z, p_mean, p_log_std), log_normal_at(noise_k, q_log_std)
             parts.append((log_bernoulli(x, logits), log_pz.view(len(k), B), log_qz.view(len(k), B)))
         log_px, log_pz, log_qz = (torch.cat(same) for same in zip(*parts, strict=True))
         log_qa = log_q.gather(1, a.mT).mT

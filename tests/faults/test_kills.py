@@ -1,6 +1,7 @@
 """Killed at any instant, the same command goes on, and ends with the weights and rows of an undisturbed run."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -15,6 +16,8 @@ import pytest
 from forking import WARM, Ask, environment, outcome
 from reliability import amount
 
+from benchmarks import scaling
+from benchmarks.cli import run_command
 from vma import checkpoint
 
 KINDS = {
@@ -151,3 +154,13 @@ def test_stopped_in_training_a_run_finishes_its_update_saves_and_goes_on(
         lost += outcome(folder) != undisturbed["outcome"]
     tally("stops by SIGTERM and Ctrl-C", stops, lost)
     assert lost == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_elsewhere_a_command_says_so_in_one_line(
+    capsys: pytest.CaptureFixture[str], number: int, code: int
+) -> None:
+    before = signal.getsignal(number)
+    assert run_command(scaling.Options, lambda _: os.kill(os.getpid(), number), "benchmarks.scaling", []) == code
+    assert capsys.readouterr().err == "stopped; the state of training and the rows of finished cells are kept\n"
+    assert signal.getsignal(number) == before

@@ -233,7 +233,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, tall
             preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)),
         )
         said = run.stderr.splitlines()
-        refused = f"error: cannot write or read {out}: File too large"
+        refused = f"error: cannot write or read {out}: File too large; free space there or mend permissions"
         if run.returncode != 1 or said[-1] != refused or contents(out) != old:  # matplotlib says that it has no cache
             wrong.append((limit, run.returncode, said[-3:], sorted(contents(out))))
     tally(KIND, len(limits), len(wrong))

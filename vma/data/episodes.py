@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vma.errors import InputError
+from vma.errors import InputError, check_name, check_whole
 
 PROTOCOLS = ("per_class", "gmn", "recall", "none")
+MOST = 2**18  # targets of an episode, and entries: more than any data set here has images
 
 
 @runtime_checkable
@@ -56,6 +57,9 @@ class EpisodeSpec:
     `target_classes` gives targets to the first few of the classes alone. With classes of one size, raising `classes` or
     `shots` leaves the targets as they are (and under `per_class` only adds to memory), so that cells of a table share
     their targets and differences between them are paired.
+
+    Raises:
+        InputError: for a field out of its range, or fields that contradict each other.
     """
 
     protocol: str = "per_class"
@@ -66,21 +70,20 @@ class EpisodeSpec:
     memory_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise InputError(f"protocol is {self.protocol!r}, must be one of {', '.join(PROTOCOLS)}")
+        check_name("protocol", self.protocol, PROTOCOLS)
         for name in ("classes", "targets_per_class", "shots"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, must be 1 or more")
-        if self.target_classes is not None and not 1 <= self.target_classes <= self.classes:
-            raise InputError(
-                f"target_classes is {self.target_classes}, must lie between 1 and classes = {self.classes}"
-            )
+            check_whole(name, getattr(self, name), 1, MOST)
+        if self.target_classes is not None:
+            check_whole("target_classes", self.target_classes, 1, self.classes)
         if (self.memory_size is not None) != (self.protocol == "recall"):
             raise InputError(
                 "memory_size is given with protocol recall, and only with it: elsewhere classes and shots decide it"
             )
-        if self.memory_size is not None and self.memory_size < 1:
-            raise InputError(f"memory_size is {self.memory_size}, must be 1 or more")
+        if self.memory_size is not None:
+            check_whole("memory_size", self.memory_size, 1, MOST)
+        check_whole("classes x targets_per_class", self.num_targets, 1, MOST)
+        if self.protocol == "per_class":
+            check_whole("classes x shots", self.num_entries, 1, MOST)
 
     @property
     def num_targets(self) -> int:
