@@ -1,5 +1,6 @@
-"""What a run is: frozen specs of a training, of an evaluation and of the cell that they make together. One that exists
-can be run: a field that its annotation does not allow is refused, and so are fields that contradict each other.
+"""What a run is: frozen specs of a training, of an evaluation and of the cell that they make together.
+
+None can be made with a value that its field's annotation does not allow, or with fields that contradict each other.
 """
 
 import math

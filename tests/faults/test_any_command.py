@@ -150,7 +150,7 @@ COMMANDS = {
         },
         ["one", "--dry-run"],
     ),
-    "reports": Command(reports, {"--results": ("empty",), "--out": ("out",)}, ["--results", "empty"]),
+    "reports": Command(reports, {"--results": ("empty",), "--out": ("out",)}, ["--results", "empty", "--out", "out"]),
 }
 
 # What a user, a script or an accident may put in the place of a value, beside any text.

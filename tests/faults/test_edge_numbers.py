@@ -149,7 +149,7 @@ def image_set(name: str, sizes: Sizes) -> ImageSet:
 
 def train(model: Any, images: str) -> None:
     """Some hundred updates; in the short form few where they are slow."""
-    updates = range(amount(5 if isinstance(model.sizes, ConvSizes) else 30, 300))
+    updates = range(amount(5, 100) if isinstance(model.sizes, ConvSizes) else amount(30, 300))
     learned = getattr(model, "memory", None) is not None
     spec = EpisodeSpec("none" if learned else "per_class", classes=2, targets_per_class=1, shots=2)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -224,7 +224,7 @@ def test_the_bound_is_finite_and_the_same_in_float32_and_float64(
     model: str, network: str, tally: Callable[..., None]
 ) -> None:
     # the short form takes every n-th, another part of them for each model
-    n = amount(25, 3) if network == "conv" else amount(9, 1)
+    n = amount(25, 5) if network == "conv" else amount(9, 1)
     edges = EDGES[[*MODELS].index(model) % n :: n]
     wrong = [
         f"{edge}: {complaint}" for edge in edges for complaint in complaints(*built(model, network, edge.weights), edge)

@@ -141,6 +141,8 @@ def run(request: dict[str, Any], mark: Mark) -> int:
 
     def progress(phase: str, done: int, total: int | None) -> None:
         mark({"load": "loading", "train": "training"}.get(phase, "evaluating"))
+        if phase == "train" and done == request.get("update"):
+            os.kill(os.getpid(), request["signal"])
 
     training.SAVE_SECONDS = 0.05  # type: ignore[misc]
     training.LOG_EVERY = 10  # type: ignore[misc]
@@ -183,7 +185,7 @@ def forked(request: dict[str, Any], mark: Mark) -> dict[str, Any]:
     if "seconds" in request:
         time.sleep(request["seconds"])
         # a child that has ended is a zombie until it is waited for: the signal finds nobody else
-        os.kill(child, request.get("signal", signal.SIGKILL))
+        os.kill(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return {"status": status, "phase": mark.read(), "seconds": time.monotonic() - started}
 
@@ -192,7 +194,9 @@ def main() -> None:
     torch.set_num_threads(1)
     mark = Mark()
     if sys.argv[1:] == ["once"]:
-        sys.exit(run(json.loads(sys.stdin.readline()), mark))
+        request = json.loads(sys.stdin.readline())
+        print("begun", flush=True)
+        sys.exit(run(request, mark))
     data = load("strokes", image_size=TRAIN.image_size)
     worker.load = lambda *_, **__: data
     # the checkout does not change meanwhile, and git takes longer than the job
