@@ -104,21 +104,8 @@ def run_command(
             *(f"  tried {attempt}" for attempt in error.attempts),
             f"  without these data, on built-in characters: {same} --dataset strokes",
         )
-    except (InputError, ReportError) as error:
-        return _fail(2, f"error: {error}")
-    except NonFiniteBound as error:
-        return _fail(1, f"error: {error}")
-    except (MemoryError, torch.OutOfMemoryError):
-        return _fail(1, f"error: {OUT_OF_MEMORY}")
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        return _fail(1, f"error: {OUT_OF_MEMORY}")
-    except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        return _fail(
-            1, f"error: cannot write or read{where}: {error.strerror or error}; free space there or mend permissions"
-        )
+    except Exception as error:
+        return _fail(*in_a_line(error))
     except KeyboardInterrupt:
         return _fail(128 + signal.SIGINT, STOPPED)
     except _Terminated:
@@ -126,6 +113,22 @@ def run_command(
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def in_a_line(error: Exception) -> tuple[int, str]:
+    """The exit code and the line of a failure that is expected; any other is raised again."""
+    if isinstance(error, InputError | ReportError):
+        return 2, f"error: {error}"
+    if isinstance(error, NonFiniteBound):
+        return 1, f"error: {error}"
+    # the CPU's allocator has no error of its own
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return 1, f"error: {OUT_OF_MEMORY}"
+    if isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        what = f"cannot write or read{where}: {error.strerror or error}"
+        return 1, f"error: {what}; free space there or mend permissions"
+    raise error
 
 
 class _Terminated(BaseException):

@@ -138,8 +138,8 @@ def check_executor(name: str) -> None:
     """
     if name == "local":
         return
-    address = re.fullmatch(r"dask(?:://(\S+):\d+)?", name)
-    if address is None:
+    address = re.fullmatch(r"dask(?:://(\S+):(\d{1,5}))?", name)
+    if address is None or int(address[2] or 1) not in range(1, 65_536):
         raise InputError(f"--executor is {name!r}, must be local, dask or dask://HOST:PORT")
     if importlib.util.find_spec("distributed") is None:
         raise InputError(f"--executor {name} needs dask: pip install 'vma[cluster]'")

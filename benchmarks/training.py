@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,7 +25,7 @@ from benchmarks.spec import BY_CLASS, TrainSpec, identity
 from benchmarks.store import ROOT, append_lines, code_state, read_rows, spec_id, write_text
 from vma import checkpoint
 from vma.data import DataSet, cache_dir
-from vma.data.episodes import Episode, Episodes, EpisodeSpec
+from vma.data.episodes import Episode, Episodes
 from vma.errors import InputError
 from vma.evaluation import evaluate
 from vma.objectives import Terms, iwae
@@ -259,28 +258,11 @@ def stages_of(spec: TrainSpec, data: DataSet, device: torch.device) -> list[tupl
     """The stages of training: until which update, and the episodes of all updates with its memory size.
 
     Raises:
-        InputError: if the training set has too few classes, drawings or images, or `growth` or `episodes_per_update`
-            cannot be.
+        InputError: if the training set has too few classes, drawings or images.
     """
-    if spec.episodes_per_update is not None and spec.episodes_per_update < 1:
-        raise InputError(f"episodes_per_update is {spec.episodes_per_update}, must be 1 or more")
-    growth = spec.growth or ()
-    if growth:
-        _check_growth(growth, spec.episode)
     images = data.train.to(device)
-    final = Episodes(images, spec.episode, spec.seed)
-    stages = [(until, Episodes(images, replace(spec.episode, memory_size=size), spec.seed)) for size, until in growth]
-    return [*stages, (ENDLESS, final)]
-
-
-def _check_growth(growth: tuple[tuple[int, int], ...], episode: EpisodeSpec) -> None:
-    if episode.memory_size is None:
-        raise InputError(f"growth is given with protocol {episode.protocol}: it needs protocol recall")
-    sizes, untils = [*(size for size, _ in growth), episode.memory_size], [0, *(until for _, until in growth)]
-    if sizes != sorted(sizes):
-        raise InputError(f"growth goes through memories of {', '.join(map(str, sizes))} entries, must not shrink")
-    if any(one >= other for one, other in pairwise(untils)):
-        raise InputError(f"growth has stages until updates {', '.join(map(str, untils[1:]))}, must ascend from above 0")
+    grown = [(until, replace(spec.episode, memory_size=size)) for size, until in spec.growth or ()]
+    return [(until, Episodes(images, own, spec.seed)) for until, own in (*grown, (ENDLESS, spec.episode))]
 
 
 def validation_episodes(spec: TrainSpec, data: DataSet, device: torch.device) -> Episodes:

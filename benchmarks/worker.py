@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure, store, tasks
+from benchmarks.cli import in_a_line
 from benchmarks.jobs import TIMED, Job, expected, from_json, missing, recorded, restarts
 from benchmarks.locks import locked
 from benchmarks.sweep import progress_path
@@ -22,7 +23,6 @@ from benchmarks.training import Trained, run_folder, train
 from vma.data import DataSet, load
 from vma.errors import InputError
 from vma.hardware import keep_freed_memory
-from vma.training import NonFiniteBound
 
 Report = Callable[[str, int, int | None], None]  # phase, how much of it is done, of how much if that is known
 
@@ -59,12 +59,10 @@ def attempt(job: Job, progress: Report) -> int:
     """`do`, with every expected failure as one line and an exit code."""
     try:
         do(job, progress)
-    except InputError as error:
-        print(f"error: {error}", flush=True)
-        return 2
-    except (NonFiniteBound, OSError) as error:
-        print(f"error: {error}", flush=True)
-        return 1
+    except Exception as error:
+        code, line = in_a_line(error)
+        print(line, flush=True)
+        return code
     return 0
 
 
