@@ -167,6 +167,8 @@ def test_stopped_in_training_a_run_finishes_its_update_saves_and_goes_on(
 def test_stopped_elsewhere_a_command_says_so_in_one_line(
     capsys: pytest.CaptureFixture[str], number: int, code: int
 ) -> None:
+    if number == signal.SIGINT:  # which shells let their background processes ignore
+        signal.signal(number, signal.default_int_handler)
     before = signal.getsignal(number)
     assert run_command(scaling.Options, lambda _: os.kill(os.getpid(), number), "benchmarks.scaling", []) == code
     assert capsys.readouterr().err == "stopped; the state of training and the rows of finished cells are kept\n"
