@@ -137,7 +137,6 @@ def run(request: dict[str, Any], mark: Mark) -> int:
     """The job of a request (`out`, `cache` and `seed`), and its exit code."""
     os.environ["XDG_CACHE_HOME"] = request["cache"]
     out = Path(request["out"])
-    out.mkdir(parents=True, exist_ok=True)
 
     def progress(phase: str, done: int, total: int | None) -> None:
         mark({"load": "loading", "train": "training"}.get(phase, "evaluating"))
@@ -161,6 +160,7 @@ def forked(request: dict[str, Any], mark: Mark) -> dict[str, Any]:
             log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            Path(request["out"]).mkdir(parents=True, exist_ok=True)
             counted = count_calls()
             if "error" in request:
                 fail_from(request["call"], request["error"], request["lasting"])
@@ -195,6 +195,7 @@ def main() -> None:
     mark = Mark()
     if sys.argv[1:] == ["once"]:
         request = json.loads(sys.stdin.readline())
+        Path(request["out"]).mkdir(parents=True, exist_ok=True)
         print("begun", flush=True)
         sys.exit(run(request, mark))
     data = load("strokes", image_size=TRAIN.image_size)
