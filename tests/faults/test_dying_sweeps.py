@@ -74,7 +74,7 @@ def test_killed_workers_are_tried_again_and_a_job_that_always_dies_is_reported(
     assert lost == 0
     assert len(found) == len(wanted)
     assert code == 1
-    assert killed
-    assert len(re.findall(r"failed \(exit code -9\), tried again", said.out)) == len(killed)
+    # one may have been killed as it ended by itself
+    assert 0 < len(re.findall(r"failed \(exit code -9\), tried again", said.out)) <= len(killed)
     assert f"vae-{BAD.train_id} (mixed) failed with exit code 1 after 3 attempts" in said.err
     assert "the bound is not finite at update" in said.err

@@ -60,14 +60,14 @@ def test_rows_of_many_processes_are_each_there_once(tmp_path: Path, tally: Calla
                 del running[writer]
                 if process.returncode:
                     running[writer] = start(path, writer, groups)
-            elif killed < kills and any(row_writer == writer for row_writer, _ in seen) and chance.random() < 0.2:
+            elif killed < kills and any(row_writer == writer for row_writer, _ in seen) and chance.random() < 0.5:
                 process.kill()
                 killed += 1
     lost = lost_or_doubled(path, groups)
     tally(KIND, WRITERS * groups * GROUP, lost)
     assert lost == 0
     assert [*path.parent.glob(".*.owner")] in ([], [path.with_name(f".{path.name}.lock.owner")])
-    assert killed == kills
+    assert (killed > 0) == (kills > 0)  # they may be done before all kills
 
 
 def test_the_first_byte_of_a_group_is_the_last_to_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
