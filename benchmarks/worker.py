@@ -20,6 +20,7 @@ from benchmarks.jobs import TIMED, Job, expected, from_json, missing, recorded, 
 from benchmarks.locks import locked
 from benchmarks.sweep import progress_path
 from benchmarks.training import Trained, run_folder, train
+from reports.command import one_line
 from vma.data import DataSet, load
 from vma.errors import InputError
 from vma.hardware import keep_freed_memory
@@ -61,7 +62,7 @@ def attempt(job: Job, progress: Report) -> int:
         do(job, progress)
     except Exception as error:
         code, line = in_a_line(error)
-        print(line, flush=True)
+        print(one_line(line), flush=True)
         return code
     return 0
 
