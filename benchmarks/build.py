@@ -116,12 +116,16 @@ def uses_graph(spec: TrainSpec, device: torch.device) -> bool:
 
 
 def learning_rate(spec: TrainSpec) -> Callable[[int], float]:
-    """The rate of each update: linear warm-up, then constant or a cosine that reaches zero at `decay_updates`."""
+    """The rate of each update: linear warm-up, then constant or a cosine that begins at `decay_from` and reaches zero
+    at `decay_updates`.
+    """
+    start = spec.decay_from or 0
 
     def rate(update: int) -> float:
         factor = min(1.0, (update + 1) / spec.warmup) if spec.warmup else 1.0
         if spec.decay_updates is not None:
-            factor *= 0.5 * (1 + math.cos(math.pi * min(1.0, update / spec.decay_updates)))
+            decayed = (update - start) / (spec.decay_updates - start)
+            factor *= 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, decayed))))
         return spec.learning_rate * factor
 
     return rate

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from benchmarks import store
-from benchmarks.jobs import Asked, Job, trained_before
+from benchmarks.jobs import Asked, Job
 from benchmarks.spec import identity
+from benchmarks.training import trained_before
 
 Speeds = dict[tuple[Any, ...], float]
 

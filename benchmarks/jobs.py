@@ -11,8 +11,7 @@ import torch
 
 from benchmarks import measure, store
 from benchmarks.spec import Cell, TrainSpec, eval_spec, identity, train_spec
-from benchmarks.training import check_meta, run_folder
-from vma import checkpoint
+from benchmarks.training import run_folder, trained_before
 from vma.data import DataSet
 
 TIMED = "wallclock"  # the task that measures time, for which nothing else may run
@@ -84,16 +83,6 @@ def grouped(cells: Iterable[Asked]) -> dict[str, list[Asked]]:
         timed = cell.eval.task == TIMED
         found.setdefault(TIMED if timed else f"{cell.train.model}-{cell.train.train_id}", []).append((name, cell))
     return found
-
-
-def trained_before(spec: TrainSpec, device: torch.device) -> tuple[int, float]:
-    """The updates of a run that the user's cache holds, and the seconds that they took."""
-    path = run_folder(spec, device) / "checkpoint.safetensors"
-    try:
-        meta = checkpoint.load(path, accept=lambda state: check_meta(state.meta, spec)).meta
-    except checkpoint.CheckpointError:
-        return 0, 0.0  # there is none; or it is damaged, and the job that goes on from it will say so
-    return meta["update"], meta["seconds"]
 
 
 def restarts(job: Job, device: torch.device) -> bool:

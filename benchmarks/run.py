@@ -24,10 +24,10 @@ from benchmarks.cli import (
 )
 from benchmarks.estimate import Measured, words
 from benchmarks.experiments import EXPERIMENTS, STAND_INS, Experiment, smoke
-from benchmarks.jobs import Asked, Job, expected, grouped, missing, recorded, trained_before
+from benchmarks.jobs import Asked, Job, expected, grouped, missing, recorded
 from benchmarks.spec import MOST_SAMPLES, MOST_SEED, Cell, TrainSpec
 from benchmarks.sweep import ExecutorLost, Failure, check_executor, log_path, open_executor, run_jobs
-from benchmarks.training import Stopped
+from benchmarks.training import Stopped, trained_before
 from reports import tables
 from vma.data import DataSet, load
 from vma.errors import DataUnavailable, InputError

@@ -6,7 +6,7 @@ None can be made with a value that its field's annotation does not allow, or wit
 import math
 import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from types import NoneType
@@ -80,7 +80,8 @@ class TrainSpec:
     # L2 in the loss: adds weight_decay * w to the gradient before Adam scales it
     weight_decay: Annotated[float, partial(check_number, most=1e38, zero=True)] = 0.0
     warmup: Annotated[int, partial(check_whole, least=0, most=MOST_UPDATES)] = 0
-    decay_updates: Updates | None = None
+    decay_updates: Updates | None = None  # at which the rate has come down to zero along a cosine
+    decay_from: Updates | None = None  # until which it is constant before; None is from the first update on
     clip: Positive | None = None
     learned_entries: Entries | None = None  # of a memory that is learned; the model then sees none in its episodes
     memory_shape: Annotated[tuple[int, ...], _check_sizes] | None = None  # of a learned entry; None is an image
@@ -103,6 +104,10 @@ class TrainSpec:
         self._check_memory()
         if self.growth:
             _check_growth(self.growth, self.episode)
+        if self.decay_from is not None and not self.decay_from < (self.decay_updates or 0):
+            raise InputError(
+                f"decay_from is {self.decay_from}, decay_updates {self.decay_updates}: must end after it begins"
+            )
         targets = self.episode.num_targets * (self.episodes_per_update or 1)
         check_whole("num_samples x targets of an update", self.num_samples * targets, 1, MOST)
 
@@ -150,6 +155,14 @@ class TrainSpec:
     def train_id(self) -> str:
         """The hash that names the run."""
         return spec_id(identity(self))
+
+    @property
+    def trunk(self) -> "TrainSpec | None":
+        """The run at a constant rate whose first `decay_from` updates are this run's as well; None without that."""
+        if self.decay_from is None:
+            return None
+        recipe = "paper" if self.recipe == "annealed" else self.recipe.removesuffix("-annealed")
+        return replace(self, recipe=recipe, decay_from=None, decay_updates=None)
 
     @property
     def science_id(self) -> str:

@@ -89,8 +89,10 @@ def train(
     run.
 
     The run goes on from its checkpoint unless `restart`. An interrupted and resumed run makes the very updates of an
-    uninterrupted one. Where another process trains this run, `wait` waits for its end and goes on from there.
-    `progress` is told the number of updates after each.
+    uninterrupted one. Where another process trains this run, `wait` waits for its end and goes on from there. A run
+    with a trunk (`TrainSpec.trunk`) begins where the trunk ends, which is trained first as far as it has to be; if the
+    trunk has gone further, or with `restart`, it makes all updates itself. `progress` is told the number of updates
+    after each.
 
     Raises:
         InputError: if the run is being trained by another process and not to `wait`, or its checkpoint cannot be used.
@@ -104,6 +106,9 @@ def train(
             locked(folder / "lock", wait=wait),
             deterministic_float32() if plain else nullcontext(),
         ):
+            if spec.trunk is not None and not restart and branch_point(spec, device) is not None:
+                until = min(spec.decay_from or 0, updates or ENDLESS)
+                train(spec.trunk, data, device, updates=until, seconds=seconds, wait=True, progress=progress)
             return _train(spec, data, device, folder, updates, seconds, restart, progress)
     except Busy as owner:
         raise InputError(f"{owner} is training this run ({folder}): wait for it, or choose another --seed") from None
@@ -129,22 +134,24 @@ def _train(
     if restart:
         for old in (path, path.with_name(path.name + ".previous")):
             old.unlink(missing_ok=True)
-    elif any(map(os.path.lexists, (path, path.with_name(path.name + ".previous")))):  # a broken link is no new start
+    source, of = (path, spec) if _has_state(path) else (branch_point(spec, device), spec.trunk)
+    if not restart and source is not None and of is not None:
 
         def take(state: checkpoint.Checkpoint) -> None:
-            check_meta(state.meta, spec)
+            check_meta(state.meta, of)
             checkpoint.unpack_training(state.tensors, model, optimizer, generator)
 
-        meta = checkpoint.load(path, accept=take).meta
+        meta = checkpoint.load(source, accept=take).meta
         if meta["data_sha256"] != data.sha256:
             raise InputError(
-                f"{path} was trained on other {spec.dataset} data: give the same --data, or --from-scratch"
+                f"{source} was trained on other {spec.dataset} data: give the same --data, or --from-scratch"
             )
         done, spent = meta["update"], meta["seconds"]
         commits = tuple(meta.get("commits", ["unknown"]))
     write_text(folder / "spec.json", json.dumps(identity(spec), indent=1) + "\n")
     log = folder / "metrics.jsonl"
-    write_text(log, "".join(_lines_until(log, done)))
+    before_now = log if source is None else source.with_name(log.name)
+    write_text(log, "".join(_lines_until(before_now, done)))
     if (updates is not None and done >= updates) or (seconds is not None and spent >= seconds):
         return Trained(model, spec, done, spent, identity(spec), commits)
     now = training_commit()
@@ -227,6 +234,35 @@ def _train(
         print(f"stopped after {done:,} updates, which are saved; {how}", file=sys.stderr)
         raise Stopped(128 + caught[0])
     return Trained(model, spec, done, spent, identity(spec), commits)
+
+
+def _has_state(path: Path) -> bool:
+    """Whether a checkpoint or the one before it is there; a broken link is no new start."""
+    return any(map(os.path.lexists, (path, path.with_name(path.name + ".previous"))))
+
+
+def branch_point(spec: TrainSpec, device: torch.device) -> Path | None:
+    """The checkpoint of the trunk that a run without a state of its own begins from, whether it is there yet or not;
+    None if the run has a state or no trunk, or the trunk has gone too far.
+    """
+    if spec.trunk is None or _has_state(run_folder(spec, device) / "checkpoint.safetensors"):
+        return None
+    path = run_folder(spec.trunk, device) / "checkpoint.safetensors"
+    if _has_state(path) and trained_before(spec.trunk, device)[0] > (spec.decay_from or 0):
+        return None
+    return path
+
+
+def trained_before(spec: TrainSpec, device: torch.device) -> tuple[int, float]:
+    """The updates of a run that the user's cache holds, its trunk's among them, and the seconds that they took."""
+    trunk = branch_point(spec, device)
+    path = trunk or run_folder(spec, device) / "checkpoint.safetensors"
+    of = spec if trunk is None else spec.trunk
+    try:
+        meta = checkpoint.load(path, accept=lambda state: check_meta(state.meta, of)).meta
+    except checkpoint.CheckpointError:
+        return 0, 0.0  # there is none; or it is damaged, and the job that goes on from it will say so
+    return meta["update"], meta["seconds"]
 
 
 def training_commit() -> str:

@@ -62,6 +62,8 @@ from reports.results import (
 
 Draw = Callable[[Results], Figure | None]
 
+TRAINING_WINDOW = 10  # lines of a training log, each the mean over 100 updates
+
 VARIANT_NAMES = {
     "control": "control",
     "flat-prior": "flat prior p(a)",
@@ -747,8 +749,9 @@ def _size(entries: float) -> str:
 @_figure(
     "training",
     "Training",
-    "The validation bound of every run behind the rows, as NLL on validation classes (mean over the training's K), "
-    "experiment by experiment; a run that several experiments share stands in the first.",
+    "The bound of every run behind the rows as NLL, with the K of training: on validation classes, and, pale, on the "
+    "training classes (a running mean over 1,000 updates); experiment by experiment. A run that several experiments "
+    "share stands in the first.",
     *CELLS,
 )
 def figure_training(results: Results) -> Figure | None:
@@ -759,8 +762,7 @@ def figure_training(results: Results) -> Figure | None:
     curves: dict[str, list[tuple[pd.Series, pd.DataFrame]]] = {}
     for _, row in runs.iterrows():
         log = results.training_log(row)
-        log = None if log is None else log[log.validation_bound.notna()]
-        if log is not None and len(log) > 1:
+        if log is not None and log.validation_bound.count() > 1:
             curves.setdefault(first[row.train_id], []).append((row, log))
     if not curves:
         return None
@@ -775,10 +777,15 @@ def figure_training(results: Results) -> Figure | None:
         best, start = np.inf, -np.inf
         for row, log in found:
             name = model_key(row.model, row["read"])
+            style: dict[str, Any] = {"color": STYLES[name]["color"], "ls": DASHES[name]}
+            train_nll = -log.bound.rolling(TRAINING_WINDOW, min_periods=1).mean()
+            axis.plot(log["update"], train_nll, **style, lw=0.8, alpha=0.35)
+            log = log[log.validation_bound.notna()]
             nll = -log.validation_bound
-            (line,) = axis.plot(log["update"], nll, color=STYLES[name]["color"], lw=1.1, ls=DASHES[name], alpha=0.85)
+            (line,) = axis.plot(log["update"], nll, **style, lw=1.1, alpha=0.85)
             named.setdefault(NAMES[name], line)
-            best, start = min(best, nll.min()), max(start, nll[log["update"] >= 0.08 * log["update"].max()].max())
+            late = nll[log["update"] >= 0.08 * log["update"].max()]
+            best, start = min(best, nll.min(), train_nll.min()), max(start, late.max())
         axis.set_ylim(best - 0.04 * (start - best), start)
         axis.set_title(f"{experiment}: {len(found)} run" + "s" * (len(found) > 1))
         axis.xaxis.set_major_formatter(FuncFormatter(thousands))
@@ -786,6 +793,6 @@ def figure_training(results: Results) -> Figure | None:
     for axis in flat[len(curves) :]:
         axis.set_axis_off()
     for row_of_axes in axes:
-        row_of_axes[0].set_ylabel("validation NLL, nats")
+        row_of_axes[0].set_ylabel("NLL, nats")
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named))
     return figure

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from reports.results import (
+    CHOICES,
     FEWSHOT_SHOTS,
     MEMORY_SIZES,
     PAPERS_DATA,
@@ -37,9 +38,12 @@ WAYS = ["classes", "shots"]
 # Lines stand in the order of their values, but for these columns.
 ORDER = {
     "model": ["vma", "soft", "vae"],
-    "variant": [*VARIANTS, SAMPLED],
+    "variant": [*VARIANTS, *(choice for choice in CHOICES if choice not in VARIANTS), SAMPLED],
     "split": ["train", "test"],
-    "recipe": ["paper", "smoke", "grown", "smoke-grown"],
+    "recipe": [
+        *("paper", "smoke", "grown", "smoke-grown", "annealed", "smoke-annealed", "fast", "smoke-fast"),
+        *("choice", "smoke-choice"),
+    ],
 }
 
 
@@ -194,6 +198,33 @@ def ablations(results: Results) -> pd.DataFrame:
     words = results.paper.set_index("id").value
     paper = [words.get(IN_WORDS.get(variant, ""), "") for variant in frame.variant]
     return _beside(frame, found, keys, "difference").assign(paper=paper)
+
+
+def recipes(results: Results) -> pd.DataFrame:
+    """Also difference, NLL minus that of the paper's recipe on the same targets, as in `ablations`."""
+    keys = ["dataset", "classes", "shots", "num_samples", "recipe"]
+    frame = cells(results, "recipes", keys, BOUND)
+    rows = results.of("recipes", metric="nll")
+    found = differences(results, rows, keys, {"recipe": "smoke" if results.smoke else "paper"})
+    return _beside(frame, found, keys, "difference")
+
+
+def choices(results: Results) -> pd.DataFrame:
+    """What differs in training. Also difference, NLL minus the control's on the same targets, as in `ablations`."""
+    keys = ["variant", "num_samples"]
+    rows = results.of("choices")
+    short = rows.variant.isin(CHOICES)
+    frame = cells(results, "choices", keys, BOUND, variant=CHOICES)
+    found = differences(results, rows[short & (rows.metric == "nll")], keys, {"variant": "control"})
+    return _beside(frame, found, keys, "difference")
+
+
+def num_samples(results: Results) -> pd.DataFrame:
+    """Also difference, NLL minus that at K = 4 on the same targets, as in `ablations`."""
+    keys = ["model", "num_samples"]
+    frame = cells(results, "choices", keys, BOUND, variant="k")
+    found = differences(results, results.of("choices", metric="nll", variant="k"), keys, {"num_samples": 4})
+    return _beside(frame, found, keys, "difference")
 
 
 def wallclock(results: Results) -> pd.DataFrame:

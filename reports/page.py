@@ -14,7 +14,7 @@ import numpy as np
 
 from reports import figures, tables
 from reports.claims import MEANINGS, NEAR, VERDICTS, Outcome, number
-from reports.results import PAPERS_DATA, Results, missing_cells, stand_ins
+from reports.results import CELLS, Results, missing_cells, stand_ins
 
 TEMPLATES = Path(__file__).parent / "templates"
 ICONS = {
@@ -110,7 +110,7 @@ def render(results: Results, outcomes: Sequence[Outcome], drawings: Mapping[str,
         figures=[figure for figure in shown if figure["name"] != PICTURE],
         pictures=[figure for figure in shown if figure["name"] == PICTURE],
         tables=[_table(results, name) for name in tables.TABLES],
-        gaps={name: missing_cells(results, name) for name in PAPERS_DATA},
+        gaps={name: missing_cells(results, name) for name in CELLS},
         lookups=lookups(results),
     )
 

@@ -62,6 +62,8 @@ TABLE1_SHOTS = (1, 2, 3, 4, 5, 10, 19)
 WAYS = ((5, 1), (5, 5), (20, 1), (20, 5))
 VARIANTS = ("control", "flat-prior", "inner", "cosine", "tied", "geometric", "classes32", "lr1e-4")
 WALLCLOCK_SIZES = (16, 32, 48, 64, 128, 256, 512, 1024, 2048, 4096)
+CHOICES = ("control", "inverted", "no-l2", "lr1e-4", "soft-features", "soft-images")
+CHOICE_SAMPLES = (1, 4, 16, 64, 256, 1000)
 SAMPLED = "sampled-gradient"  # the variant whose memory has a gradient for some of its entries alone
 SAMPLED_SIZES = (128, 256, 512, 1024, 2048, 4096)
 
@@ -361,6 +363,16 @@ CELLS: dict[str, list[dict[str, Any]]] = {
     ],
     "classification": [{"classes": c, "shots": s, "rule": r} for c, s in WAYS for r in ("address", "likelihood")],
     "ablations": _grid(variant=VARIANTS, num_samples=BOTH),
+    "recipes": [
+        *_grid(
+            dataset="omniglot45_5", recipe=("paper", "annealed", "fast"), classes=(1, 8, 144), shots=4, num_samples=BOTH
+        ),
+        *_grid(dataset="omniglot_gmn", recipe=("paper", "annealed"), classes=(1, 16), shots=(1, 19), num_samples=1000),
+    ],
+    "choices": [
+        *_grid(variant=CHOICES, num_samples=4),
+        *_grid(variant="k", model=("vma", "vae"), num_samples=CHOICE_SAMPLES),
+    ],
     "wallclock": [
         *_grid(model="vma", train_num_samples=4, train_memory_size=WALLCLOCK_SIZES, variant=None),
         *_grid(

@@ -52,7 +52,7 @@ def make_results(folder: Path, smoke: bool = False) -> Path:
                 metrics, arrays = _evaluated(name, cell)
                 row = ORIGIN | cell.row() | {"experiment": name, "updates": cell.updates or 0, "targets": "all"}
                 row |= {"train_id": cell.train.train_id, "eval_id": cell.eval.eval_id}
-                row["dirty"] = cell.variant == "lr1e-4"
+                row["dirty"] = (name, cell.variant) == ("ablations", "lr1e-4")
                 rows += [row | metric for metric in metrics]
                 specs |= {cell.train.train_id: identity(cell.train), cell.eval.eval_id: identity(cell.eval)}
                 if cell.updates:
@@ -73,8 +73,8 @@ def _log(train: TrainSpec, updates: int, nll: float, kl_a: float) -> list[str]:
     """Lines a hundredth of the run apart; none of a run that is shorter than the trainer's hundred updates."""
     rng = np.random.default_rng(train.seed)
     lines = []
-    step = updates // 100
-    for update in range(step, updates + 1, step) if step >= 100 else ():
+    step = max(100, updates // 100)
+    for update in range(step, updates + 1, step) if updates >= 1000 else ():
         rest = np.exp(-6 * update / updates)
         noise = rng.normal()
         line = {

@@ -158,7 +158,8 @@ def test_what_several_experiments_train_is_trained_once() -> None:
     assert timed.experiments == ["wallclock"]
     declared = sum(len(smoke(EXPERIMENTS[name]()).cells) for name in EXPERIMENTS)
     assert sum(len(job.cells) for job in plan) == declared
-    assert {job.updates for job in plan if not job.timed} == {SMOKE_UPDATES}
+    assert {job.updates for job in plan if job.train.decay_from is None and not job.timed} == {SMOKE_UPDATES}
+    assert {job.updates for job in plan if job.train.decay_from} == {SMOKE_UPDATES * 11 // 10}
 
 
 def test_each_seed_is_a_run_of_its_own() -> None:

@@ -294,6 +294,50 @@ def test_a_restart_forgets() -> None:
     assert [line["update"] for line in metrics()] == [2, 4]
 
 
+def annealed_spec() -> TrainSpec:
+    return replace(train_spec(), recipe="annealed", decay_from=6, decay_updates=10)
+
+
+def test_a_rate_may_be_constant_before_it_decays() -> None:
+    rate = build.learning_rate(annealed_spec())
+    assert [rate(update) for update in (0, 5, 6)] == [3e-4] * 3
+    assert rate(8) == pytest.approx(1.5e-4)
+    assert rate(10) == rate(11) == 0
+    warm = build.learning_rate(replace(train_spec(), warmup=4, decay_updates=10))
+    assert [warm(update) for update in (0, 5)] == pytest.approx([0.25 * 3e-4, 1.5e-4])
+    with pytest.raises(InputError, match="decay_from is 6, decay_updates 6: must end after it begins"):
+        replace(annealed_spec(), decay_updates=6)
+
+
+@pytest.mark.parametrize("trunk_updates", [0, 2, 6, 7])
+def test_a_run_with_a_trunk_begins_where_that_ends(trunk_updates: int, tmp_path: Path) -> None:
+    """Whether the trunk is not there, has begun, has come so far, or has gone too far, the weights are the same."""
+    spec = annealed_spec()
+    if trunk_updates:
+        train(updates=trunk_updates)
+    made: list[int] = []
+    annealed = training.train(spec, DATA, CPU, updates=10, progress=made.append)
+    assert annealed.updates == 10
+    assert made == list(range(1 if trunk_updates == 7 else trunk_updates + 1, 11))
+    log = (run_folder(spec, CPU) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["update"] for line in log] == [2, 4, 6, 8, 10]
+    trunk = train(updates=6)  # which is as it was
+    assert trunk.updates == max(6, trunk_updates)
+    assert not equal(trunk, annealed)
+    assert equal(annealed, training.train(spec, DATA, CPU, updates=10, restart=True))
+
+
+def test_the_updates_of_a_trunk_count_as_made_before() -> None:
+    spec = annealed_spec()
+    assert training.trained_before(spec, CPU) == (0, 0.0)
+    trunk = train(updates=4)
+    assert training.trained_before(spec, CPU) == (4, trunk.seconds)
+    assert training.train(spec, DATA, CPU, updates=4).updates == 4  # and nothing of its own is there yet
+    assert training.train(spec, DATA, CPU, updates=8).updates == 8
+    train(updates=9)
+    assert training.trained_before(spec, CPU)[0] == 8
+
+
 def test_two_processes_do_not_train_one_run() -> None:
     folder = run_folder(train_spec(), CPU)
     folder.mkdir(parents=True)

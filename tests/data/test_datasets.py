@@ -73,6 +73,17 @@ def test_real_set(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert set(first.test.alphabets) == {"Tengwar", "Sylheti", "Tibetan", "Syriac_(Serto)", "ULOG"}
 
 
+def test_the_inverted_set_is_the_same_with_paper_as_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not all(download.locate(source, download.LOCAL_MIRROR) for source in OMNIGLOT_GMN):
+        pytest.skip("the files of this set are not in shared/data beside the checkout")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ink, paper = load("omniglot_gmn"), load("omniglot_gmn_inverted")
+    assert ink.sha256 != paper.sha256
+    for one, other in ((ink.train, paper.train), (ink.validation, paper.validation), (ink.test, paper.test)):
+        assert torch.equal(one.images + other.images, torch.ones_like(one.images))
+        assert one.class_names == other.class_names
+
+
 def test_unlabelled_splits_share_no_image() -> None:
     ink = np.unpackbits(np.arange(400, dtype=">u2").view(np.uint8)).reshape(400, 4, 4).astype(bool)
     whole = datasets.unlabelled(ink)
@@ -113,7 +124,7 @@ def test_refused_requests(name: str, size: int | None, cause: str) -> None:
 
 
 def test_names() -> None:
-    assert {*REAL, "omniglot28", "mnist_larochelle", "strokes"} == set(DATASETS)
+    assert {*REAL, "omniglot_gmn_inverted", "omniglot28", "mnist_larochelle", "strokes"} == set(DATASETS)
 
 
 # The rest is about finding, verifying and caching, on a set of two small files that is made here.

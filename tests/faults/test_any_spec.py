@@ -62,6 +62,7 @@ ORDERLY: dict[str, tuple[Any, ...]] = {
     "weight_decay": (0.0, 1e-3, 1e30),
     "warmup": (1, 10),
     "decay_updates": (1, 10),
+    "decay_from": (None, 1, 5),
     "clip": (1.0, 1e-30, 1e30),
     "learned_entries": (None, 1, 3),
     "memory_shape": (None, [3], [1, 8, 8], [2, 8, 8]),

@@ -150,6 +150,10 @@ def _omniglot_gmn(train: Decoded, test: Decoded) -> Splits:
     return *hold_out_classes(kept, VALIDATION_EVERY), test_set
 
 
+def _omniglot_gmn_inverted(train: Decoded, test: Decoded) -> Splits:
+    return _omniglot_gmn(*({key: ~ink.astype(bool) for key, ink in part.items()} for part in (train, test)))
+
+
 def _omniglot28(chardata: Decoded) -> Splits:
     train, test = (
         unlabelled(sample_ink(chardata[split], (SAMPLING_SEED, i))) for i, split in enumerate(("train", "test"))
@@ -191,6 +195,7 @@ class _Recipe:
 _RECIPES = {
     "omniglot45_5": _Recipe(26, _omniglot45_5, (OMNIGLOT,)),
     "omniglot_gmn": _Recipe(28, _omniglot_gmn, (OMNIGLOT_GMN,)),
+    "omniglot_gmn_inverted": _Recipe(28, _omniglot_gmn_inverted, (OMNIGLOT_GMN,)),
     "omniglot28": _Recipe(28, _omniglot28, (CHARDATA,)),
     "omniglot28_resampled": _Recipe(28, _omniglot28_resampled, (OMNIGLOT,)),
     "mnist_gmn": _Recipe(28, _mnist_gmn, (MNIST_GMN,)),
@@ -206,6 +211,7 @@ def load(name: str, *, data: Path | None = None, image_size: int | None = None, 
 
     - `omniglot45_5`: 26x26, Bornschein et al. 2017; 144 classes of five alphabets for test.
     - `omniglot_gmn`: 28x28, the files of Bartunov and Vetrov's Generative Matching Networks.
+    - `omniglot_gmn_inverted`: the same with paper as 1, to measure what that does.
     - `omniglot28`: 28x28 grey levels of Burda et al. 2015, sampled once to binary (seed 20151); unlabelled.
     - `omniglot28_resampled`: its stand-in, area-resampled from the PNGs and sampled alike; 45 images are in no split.
     - `mnist_gmn`: the GMN release's binarised MNIST, with digits as classes.
