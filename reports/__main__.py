@@ -1,6 +1,7 @@
 """The command `python -m reports`: tables, figures and the one page from a folder of results."""
 
 import contextlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from reports import drawing, figures, page, tables
+from reports import drawing, figures, page, readme, tables
 from reports.claims import assess
 from reports.command import one_line, parse, print_anything
 from reports.results import InputError, Results, read_results
@@ -29,6 +30,8 @@ class Options:
     """Folder of results: rows (*.jsonl) and what lies beside them."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = ROOT / "reports" / "out"
     """Folder to write to: index.html, tables/ and figures/."""
+    readme: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also write the numbers between the marks of this file anew, for README.md."""
 
 
 def write(results: Results, out: Path) -> list[Path]:
@@ -73,12 +76,23 @@ def _write(results: Results, out: Path, new: Path) -> list[Path]:
     return [path.replace(out / path.relative_to(new)) for path in paths]
 
 
+def _replace_text(path: Path, text: str) -> None:
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as folder:
+        new = Path(folder) / path.name
+        new.write_text(text, encoding="utf-8")
+        shutil.copymode(path, new)
+        new.replace(path)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     print_anything()
     try:
         options = parse(Options, "reports", argv)
         results = read_results(options.results)
+        text = None if options.readme is None else readme.filled(options.readme.read_text(encoding="utf-8"), results)
         paths = write(results, options.out)
+        if options.readme is not None and text is not None:
+            _replace_text(options.readme, text)
     except InputError as error:
         print(one_line(f"error: {error}"), file=sys.stderr)
         return 2

@@ -574,10 +574,11 @@ def text(grid: pd.DataFrame, title: str) -> str:
     return "\n".join((title, *lines))
 
 
-def markdown(grid: pd.DataFrame, title: str) -> str:
-    """A grid as a Markdown table under its title."""
+def markdown(grid: pd.DataFrame, title: str = "") -> str:
+    """A grid as a Markdown table, under its title if it has one."""
     rows = (grid.columns, ["---"] * grid.shape[1], *grid.to_numpy())
-    return f"{title}\n\n" + "".join("| " + " | ".join(str(v).replace("|", "\\|") for v in row) + " |\n" for row in rows)
+    above = f"{title}\n\n" if title else ""
+    return above + "".join("| " + " | ".join(str(v).replace("|", "\\|") for v in row) + " |\n" for row in rows)
 
 
 def latex(grid: pd.DataFrame, title: str) -> str:
