@@ -265,14 +265,20 @@ def shots() -> Experiment:
 
 def classification() -> Experiment:
     """By q(a|x) one query of every class in each of 1,000 episodes; by likelihood, which decodes every entry, one query
-    an episode and K = 4.
+    an episode and K = 4; and so again with each entry and four copies shifted by a pixel, K = 1.
+
+    The last rule is the simplest of the best that were tried and need no further labels, chosen on validation classes
+    (20-way 1-shot, 480 queries, after 48,832 updates): 90.2 %, where likelihood alone has 86.3. Copies that are
+    rotated, sheared or scaled: 85 to 88; eight shifts: 90.2; all of these together: 91.0; log q(a|x) added: 90.6
+    (standard errors 1.3 to 2.0).
     """
     cells = []
     for classes, examples in CLASSIFICATION:
         episode = EpisodeSpec(classes=classes, targets_per_class=1, shots=examples)
         address = EvalSpec(episode, 1, targets=1000 * classes, task="classification")
         likelihood = EvalSpec(replace(episode, target_classes=1), 4, targets=1000, task="classification-likelihood")
-        cells += [Cell(scaling_training(), evaluation, UPDATES["vma"]) for evaluation in (address, likelihood)]
+        shifted = replace(likelihood, num_samples=1, task="classification-shifted")
+        cells += [Cell(scaling_training(), e, UPDATES["vma"]) for e in (address, likelihood, shifted)]
     return Experiment("classification", "4.2", "few-shot classification without fine-tuning", tuple(cells))
 
 

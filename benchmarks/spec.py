@@ -22,7 +22,8 @@ MODELS = ("vma", "soft", "vae")
 CONVOLUTIONAL, MLPS = ("paper", "narrow", "small", "tiny"), ("mlp", "tiny-mlp")
 NETWORKS = (*CONVOLUTIONAL, *MLPS)
 SPLITS = ("train", "validation", "test")
-ADDRESS_TASKS = ("recall", "lookup", "classification", "classification-likelihood")
+DECODING_RULES = ("classification-likelihood", "classification-shifted")
+ADDRESS_TASKS = ("recall", "lookup", "classification", *DECODING_RULES)
 TASKS = (*ADDRESS_TASKS, "learned", "samples", "wallclock")
 
 # Far beyond what is of use: a number with some digits too many is refused before it fills the memory or runs for ever.
@@ -220,8 +221,9 @@ class EvalSpec:
             raise InputError(f"task is {self.task} with protocol none: it needs a protocol that brings a memory")
         if self.task == "samples":
             check_whole("num_samples of task samples", self.num_samples, 1, MOST_AT_ONCE)
-        if self.task == "classification-likelihood":
-            check_whole("num_samples x entries", self.num_samples * entries, 1, MOST_SAMPLES)
+        if self.task in DECODING_RULES:
+            each = 5 if self.task == "classification-shifted" else 1  # an entry and its shifted copies
+            check_whole("num_samples x entries", self.num_samples * entries * each, 1, MOST_SAMPLES)
 
     @property
     def steps(self) -> range:

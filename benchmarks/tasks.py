@@ -23,7 +23,7 @@ from benchmarks.build import DTYPES, build_model, build_objective, build_optimiz
 from benchmarks.spec import BY_CLASS, Cell, EvalSpec, TrainSpec, identity
 from benchmarks.training import Trained, episodes_of
 from vma.data import DataSet, ImageSet
-from vma.data.episodes import Episode, Episodes, EpisodeSpec, subsample_memory
+from vma.data.episodes import Episode, Episodes, EpisodeSpec, shifted_memory, subsample_memory
 from vma.errors import InputError
 from vma.evaluation import (
     METRICS,
@@ -42,6 +42,12 @@ SAMPLES_EACH = 4  # samples beside a reconstruction, in the lookups
 LEARNED_ROWS, LEARNED_COLUMNS = 12, 12  # entries that are shown, and samples of each
 ENCODED_AT_ONCE = 64  # images
 TOP = 5  # entries that a lookup shows, as Figure 3 does
+
+RULES: dict[str | None, str] = {
+    "classification": "address",
+    "classification-likelihood": "likelihood",
+    "classification-shifted": "shifted",
+}
 
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
@@ -362,16 +368,18 @@ def _lookup(
 def _classification(
     trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """Accuracy by the mass of q(a|x) on each class; or, under `classification-likelihood`, by p(x|c)."""
+    """Accuracy by the mass of q(a|x) on each class; by p(x|c) (`classification-likelihood`); or by p(x|c) with shifted
+    copies of each entry in memory too (`classification-shifted`).
+    """
     episodes, generator = draw(data, evaluation, device), _generator(evaluation, device)
-    rule = "address" if evaluation.task == "classification" else "likelihood"
+    rule = RULES[evaluation.task]
     accuracies = []
     for step in _told(evaluation.steps, progress):
-        episode = episodes(step)
+        episode = shifted_memory(episodes(step)) if rule == "shifted" else episodes(step)
         said = classify(
             trained.model,
             episode,
-            evaluation.num_samples if rule == "likelihood" else 0,
+            0 if rule == "address" else evaluation.num_samples,
             generator=generator,
             dtype=DTYPES[evaluation.dtype],
         )
@@ -419,6 +427,7 @@ TASKS: dict[str | None, Callable[..., tuple[list[dict[str, Any]], dict[str, np.n
     "lookup": _lookup,
     "classification": _classification,
     "classification-likelihood": _classification,
+    "classification-shifted": _classification,
 }
 
 

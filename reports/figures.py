@@ -637,8 +637,8 @@ def figure_ablations(results: Results) -> Figure | None:
 @_figure(
     "classification",
     "Few-shot classification",
-    "Accuracy without fine-tuning, by q(a|x) and by likelihood, with 95 % intervals over episodes; the paper's values "
-    "with q(a|x). Dashed: chance.",
+    "Accuracy without fine-tuning, by q(a|x), by likelihood, and by likelihood with copies of each entry that are "
+    "shifted by a pixel; 95 % intervals over episodes. The paper's values are with q(a|x). Dashed: chance.",
     "classification",
 )
 def figure_classification(results: Results) -> Figure | None:
@@ -647,9 +647,13 @@ def figure_classification(results: Results) -> Figure | None:
         return None
     settings = list(frame[["classes", "shots"]].drop_duplicates().itertuples(index=False, name=None))
     figure, axis = one_axis(7.4, 4.2)
-    width = 0.38
-    faces = {"address": (STYLES["vma"]["color"], "", "q(a|x)"), "likelihood": ("white", "////", "likelihood")}
-    for (rule, (face, hatch, label)), shift in zip(faces.items(), (-width / 2, width / 2), strict=True):
+    width = 0.27
+    faces = {
+        "address": (STYLES["vma"]["color"], "", "q(a|x)"),
+        "likelihood": ("white", "////", "likelihood"),
+        "shifted": ("white", "....", "likelihood, shifted too"),
+    }
+    for (rule, (face, hatch, label)), shift in zip(faces.items(), (-width, 0.0, width), strict=True):
         part = frame[frame.rule == rule]
         x = np.array([settings.index((c, s)) for c, s in zip(part.classes, part.shots, strict=True)]) + shift
         ends = 100 * np.array([part.accuracy - part.low, part.high - part.accuracy])
@@ -664,7 +668,7 @@ def figure_classification(results: Results) -> Figure | None:
     axis.set_ylim(0, 100)
     axis.set_ylabel("accuracy, %")
     axis.grid(False, axis="x")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.13), ncols=4)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.13), ncols=5, columnspacing=1.0)
     return figure
 
 

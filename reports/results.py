@@ -361,7 +361,9 @@ CELLS: dict[str, list[dict[str, Any]]] = {
         *_grid(model="vma", train_protocol="gmn", protocol="gmn", classes=TABLE1_CLASSES, shots=TABLE1_SHOTS),
         *_grid(model="vae"),
     ],
-    "classification": [{"classes": c, "shots": s, "rule": r} for c, s in WAYS for r in ("address", "likelihood")],
+    "classification": [
+        {"classes": c, "shots": s, "rule": r} for c, s in WAYS for r in ("address", "likelihood", "shifted")
+    ],
     "ablations": _grid(variant=VARIANTS, num_samples=BOTH),
     "recipes": [
         *_grid(

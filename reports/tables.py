@@ -15,6 +15,7 @@ from reports.results import paper_numbers as paper_numbers
 from reports.statistics import clustered_stderr
 
 PAPERS_DATA = "omniglot_gmn"  # of Table 1
+RULES = {"address": "q(a|x)", "likelihood": "likelihood", "shifted": "likelihood, entries shifted too"}
 NAMES = {
     "vma": "VMA",
     "soft": "Soft attention",
@@ -231,7 +232,7 @@ def classification_grid(frame: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "classes": _whole(frame.classes),
         "shots": _whole(frame.shots),
-        "rule": frame.rule.map({"address": "q(a|x)", "likelihood": "likelihood"}),
+        "rule": frame.rule.map(RULES),
         "accuracy, %": _values(percent, "accuracy"),
         "95 % interval": [_interval(low, high) for low, high in zip(percent.low, percent.high, strict=True)],
         "paper, %": _plain(percent.paper, 0),

@@ -13,7 +13,7 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks import experiments
+from benchmarks import experiments, tasks
 from benchmarks.spec import Cell, TrainSpec, identity
 from benchmarks.store import append_rows, record_specs, write_artifact
 from benchmarks.timing.support import Ratio, write_entries, write_ratio
@@ -222,8 +222,8 @@ def _looked_up(cell: Cell) -> tuple[Metrics, Arrays]:
 
 def _classified(cell: Cell) -> tuple[Metrics, Arrays]:
     classes, shots = cell.eval.episode.classes, cell.eval.episode.shots
-    rule = "address" if cell.eval.task == "classification" else "likelihood"
-    level = 0.99 - 0.035 * np.log2(classes) - 0.02 * (5 - shots) + 0.02 * (rule == "likelihood")
+    rule = tasks.RULES[cell.eval.task]
+    level = 0.99 - 0.035 * np.log2(classes) - 0.02 * (5 - shots) + 0.02 * (rule != "address")
     rng = np.random.default_rng(classes + shots)
     values = (rng.binomial(classes, level, EPISODES) / classes).astype(np.float32)
     row = _summary("accuracy", values, rule=rule)

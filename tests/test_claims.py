@@ -32,7 +32,7 @@ def invented(experiment: str, small: bool = False, **changes: Any) -> list[dict[
         }
         for cell in cells
         for metric in METRICS
-        for rule in (("address", "likelihood") if metric == "accuracy" else (None,))
+        for rule in (("address", "likelihood", "shifted") if metric == "accuracy" else (None,))
     ]
 
 

@@ -137,6 +137,9 @@ def test_classification_counts_each_episode_by_both_rules() -> None:
     one = replace(episode, target_classes=1)
     likelihood = run(Cell(SPEC, EvalSpec(one, 2, targets=5, task="classification-likelihood", threads=1)))
     assert likelihood.metrics[0]["rule"] == "likelihood"
+    shifted = run(Cell(SPEC, EvalSpec(one, 2, targets=5, task="classification-shifted", threads=1)))
+    assert shifted.metrics[0]["rule"] == "shifted"
+    assert shifted.arrays["shifted"].shape == (5,)
     assert set(np.unique(likelihood.arrays["likelihood"])) <= {0, 1}
 
 

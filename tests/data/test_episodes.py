@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from vma.data import ImageSet
-from vma.data.episodes import Episode, Episodes, EpisodeSpec, _mix, subsample_memory
+from vma.data.episodes import Episode, Episodes, EpisodeSpec, _mix, shifted_memory, subsample_memory
 from vma.errors import InputError
 
 INT64 = torch.iinfo(torch.int64)
@@ -258,6 +258,32 @@ def test_parts_of_memory_that_cannot_be_are_refused(spec: EpisodeSpec, size: int
 
 
 # --- uniformity
+
+
+@pytest.mark.parametrize("name", [name for name in SPECS if name != "none"])
+def test_shifted_entries_stand_beside_their_own(name: str) -> None:
+    episode = Episodes(EVEN, SPECS[name], 3)(2)
+    shifted = shifted_memory(episode)
+    entries, height, width = len(episode.memory), *episode.memory.shape[-2:]
+    assert torch.equal(shifted.x, episode.x)
+    copies = shifted.memory.split(entries)
+    assert torch.equal(copies[0], episode.memory)
+    found = set()
+    for copy in copies[1:]:
+        for down, right in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            moved = episode.memory.roll((down, right), (-2, -1))
+            moved[..., [0] if down > 0 else [height - 1] if down < 0 else [], :] = 0
+            moved[..., [0] if right > 0 else [width - 1] if right < 0 else []] = 0
+            if torch.equal(moved, copy):
+                found.add((down, right))
+    assert len(found) == len(copies) - 1 == 4
+    assert torch.equal(shifted.memory_index, episode.memory_index.repeat(5))
+    assert torch.equal(shifted.memory_class, episode.memory_class.repeat(5))
+
+
+def test_there_is_nothing_to_shift_without_a_memory() -> None:
+    with pytest.raises(InputError, match="episodes without memory: give a protocol"):
+        shifted_memory(Episodes(EVEN, SPECS["none"], 0)(0))
 
 
 def test_choices_are_uniform() -> None:

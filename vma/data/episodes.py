@@ -208,6 +208,26 @@ def subsample_memory(episode: Episode, memory_size: int, seed: int, step: int) -
     )
 
 
+def shifted_memory(episode: Episode) -> Episode:
+    """The episode with four copies of each entry in memory too, shifted by one pixel up, down, left and right; what
+    comes in at the edge is blank. A copy has the index and the class of its entry.
+
+    Raises:
+        InputError: if there is no memory.
+    """
+    if episode.memory is None or episode.memory_index is None or episode.memory_class is None:
+        raise InputError("entries are to be shifted in episodes without memory: give a protocol that brings one")
+    edged = torch.nn.functional.pad(episode.memory, (1, 1, 1, 1))
+    height, width = episode.memory.shape[-2:]
+    corners = ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))
+    return replace(
+        episode,
+        memory=torch.cat([edged[..., top : top + height, left : left + width] for top, left in corners]),
+        memory_index=episode.memory_index.repeat(len(corners)),
+        memory_class=episode.memory_class.repeat(len(corners)),
+    )
+
+
 def _keys(seed: int, step: int | Tensor, stream: int, counter: Tensor) -> Tensor:
     """63-bit hashes of (seed, step, stream, counter)."""
     # a tensor of one number on the CPU goes into a device's kernels as a constant: it is never copied there
