@@ -58,6 +58,7 @@ from reports.results import (
     WALLCLOCK_SIZES,
     Results,
     missing_cells,
+    select,
 )
 
 Draw = Callable[[Results], Figure | None]
@@ -754,12 +755,13 @@ def _size(entries: float) -> str:
     "training",
     "Training",
     "The bound of every run behind the rows as NLL, with the K of training: on validation classes, and, pale, on the "
-    "training classes (a running mean over 1,000 updates); experiment by experiment. A run that several experiments "
-    "share stands in the first.",
+    "training classes (a running mean over 1,000 updates); experiment by experiment. Circles: the test NLL of few-shot "
+    "runs, on episodes like those of training. A run that several experiments share stands in the first.",
     *CELLS,
 )
 def figure_training(results: Results) -> Figure | None:
     order = list(CELLS)
+    few_shot = results.of("fewshot", metric="nll", num_samples=4)
     known = results.rows[results.rows.experiment.isin(order)]
     runs = known.sort_values("updates").drop_duplicates("train_id", keep="last")
     first = known.groupby("train_id").experiment.agg(lambda names: min(names, key=order.index))
@@ -788,8 +790,11 @@ def figure_training(results: Results) -> Figure | None:
             nll = -log.validation_bound
             (line,) = axis.plot(log["update"], nll, **style, lw=1.1, alpha=0.85)
             named.setdefault(NAMES[name], line)
+            test = select(few_shot, train_id=row.train_id)
+            test = test[(test.classes == test.train_classes) | (test.model == "vae")]
+            axis.plot(test.updates, test.value, "o", color=STYLES[name]["color"], fillstyle="none", ms=6, clip_on=False)
             late = nll[log["update"] >= 0.08 * log["update"].max()]
-            best, start = min(best, nll.min(), train_nll.min()), max(start, late.max())
+            best, start = min(best, nll.min(), train_nll.min(), *test.value), max(start, late.max())
         axis.set_ylim(best - 0.04 * (start - best), start)
         axis.set_title(f"{experiment}: {len(found)} run" + "s" * (len(found) > 1))
         axis.xaxis.set_major_formatter(FuncFormatter(thousands))

@@ -210,7 +210,13 @@ def test_marks_of_the_paper_do_not_stand_beside_other_data(made: Results) -> Non
 def test_training_shows_each_run_once(made: Results) -> None:
     figure = drawn(made, "training")
     runs = {row.train_id for row in made.rows.itertuples() if row.updates}
-    assert sum(len(axis.lines) for axis in axes_of(figure)) == 2 * len(runs)  # on training and on validation classes
+    lines = [line for axis in axes_of(figure) for line in axis.lines]
+    curves = [line for line in lines if line.get_marker() == "None"]
+    assert len(curves) == 2 * len(runs)  # on training and on validation classes
+    tested = [line for line in lines if line.get_marker() == "o" and len(line.get_xdata())]
+    few_shot = made.of("fewshot", metric="nll", num_samples=4)
+    alike = few_shot[(few_shot.classes == few_shot.train_classes) | (few_shot.model == "vae")]
+    assert len(tested) == alike.train_id.nunique() == 15
 
 
 @pytest.mark.parametrize("name", ["2b", "classification"])
