@@ -79,6 +79,8 @@ class Options(TrainingOptions):
     """
     ship: bool = False
     """With --out results: put the trained weights there too, in half precision, for all commands to take."""
+    only: tuple[str, ...] = ()
+    """Only these of the runs that --dry-run lists, such as vma-f479aa73462d."""
     retries: int = 2
     """How often a run that failed is tried again."""
     dry_run: bool = False
@@ -96,7 +98,8 @@ def run(options: Options) -> None:
     device = resolve_device(options)
     experiments = [smoke(EXPERIMENTS[name]()) if options.smoke else EXPERIMENTS[name]() for name in names]
     found = Data(options)
-    cells = [asked for experiment in experiments for asked in resolved(experiment, options, found, device)]
+    declared = [asked for experiment in experiments for asked in resolved(experiment, options, found, device)]
+    cells = chosen(declared, options.only)
     for data in found.sets.values():
         tasks.check((cell for _, cell in cells if found.of(cell.train) is data), data)
     notes = found.notes + ["SMOKE RUN: ITS NUMBERS SAY NOTHING"] * options.smoke
@@ -221,6 +224,23 @@ def resolved(experiment: Experiment, options: Options, found: Data, device: torc
             evaluation = replace(cell.eval, targets=targets, dtype=train.dtype, threads=train.threads)
             cells.append((experiment.name, Cell(train, evaluation, cell.updates, cell.variant)))
     return cells
+
+
+def chosen(cells: Sequence[Asked], only: Sequence[str]) -> Sequence[Asked]:
+    """The cells of the runs with these names; all if none is given.
+
+    Raises:
+        InputError: for a name that no run has.
+    """
+    if not only:
+        return cells
+    runs = grouped(cells)
+    unknown = [name for name in only if name not in runs]
+    if unknown:
+        raise InputError(
+            f"--only {unknown[0]!r} is no run of these experiments: --dry-run, without --only, lists what they have"
+        )
+    return [asked for name in dict.fromkeys(only) for asked in runs[name]]
 
 
 def planned(

@@ -24,7 +24,7 @@ from benchmarks.spec import Cell, EvalSpec, TrainSpec
 from benchmarks.training import run_folder
 from vma.data import load
 from vma.data.episodes import EpisodeSpec
-from vma.errors import DataUnavailable
+from vma.errors import DataUnavailable, InputError
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -160,6 +160,16 @@ def test_what_several_experiments_train_is_trained_once() -> None:
     assert sum(len(job.cells) for job in plan) == declared
     assert {job.updates for job in plan if job.train.decay_from is None and not job.timed} == {SMOKE_UPDATES}
     assert {job.updates for job in plan if job.train.decay_from} == {SMOKE_UPDATES * 11 // 10}
+
+
+def test_only_takes_the_runs_of_these_names() -> None:
+    plan = planned("samples", "fewshot", "--smoke")
+    cells = [asked for job in plan for asked in job.cells]
+    (shared,) = [job for job in plan if "samples" in job.experiments]
+    assert run.chosen(cells, ()) == cells
+    assert run.chosen(cells, (shared.name, shared.name)) == list(shared.cells)
+    with pytest.raises(InputError, match="--only 'vma-0' is no run of these experiments: --dry-run, without --only"):
+        run.chosen(cells, (shared.name, "vma-0"))
 
 
 def test_each_seed_is_a_run_of_its_own() -> None:

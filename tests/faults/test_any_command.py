@@ -147,10 +147,15 @@ COMMANDS = {
             "--minutes": ("1", "0.001"),
             "--updates": ("1",),
             "--out": ("out", "results"),
+            "--only": ("vma-0",),
         },
         ["one", "--dry-run"],
     ),
-    "reports": Command(reports, {"--results": ("empty",), "--out": ("out",)}, ["--results", "empty", "--out", "out"]),
+    "reports": Command(
+        reports,
+        {"--results": ("empty",), "--out": ("out",), "--readme": ("file",)},
+        ["--results", "empty", "--out", "out"],
+    ),
 }
 
 # What a user, a script or an accident may put in the place of a value, beside any text.
