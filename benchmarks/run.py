@@ -325,11 +325,33 @@ def dry_run(plans: Sequence[Plan], device: torch.device, out: Path, at_once: int
         times = [measured.training(job, device), measured.evaluation(plan.left)] if plan.left else [0.0, 0.0]
         parts += times
         cells = f"{len(job.cells) - len(plan.left)}/{len(job.cells)}"
-        lines.append([job.name, " ".join(job.experiments), cells, updates, *map(words, times)])
-    grid = pd.DataFrame(lines, columns=["run", "experiments", "cells", "updates", "training", "evaluation"])
+        lines.append([job.name, what(job), " ".join(job.experiments), cells, updates, *map(words, times)])
+    grid = pd.DataFrame(lines, columns=["run", "of", "experiments", "cells", "updates", "training", "evaluation"])
     known = words(sum(part for part in parts if part is not None) / at_once)
     total = f"at least {known}, since some speeds were never measured" if None in parts else known
     return f"{tables.text(grid, f'Done and to be done, to {out}:')}\nTime in all, {at_once} runs at a time: {total}."
+
+
+def what(job: Job) -> str:
+    """What a job trains, in a few words."""
+    if job.timed:
+        return "times"
+    spec = job.train
+    episode = spec.episode
+    memory: str | None
+    if spec.learned_entries is not None:
+        memory = f"{spec.learned_entries} learned"
+    elif spec.model == "vae":
+        memory = None
+    elif episode.protocol == "per_class":
+        memory = f"{episode.classes} x {episode.shots}"
+    else:
+        memory = f"{episode.num_entries} {episode.protocol}"
+    change = next((cell.variant for _, cell in job.cells if cell.variant not in (None, "control", "k")), None)
+    network = None if spec.network == "paper" else spec.network
+    seed = f"seed {spec.seed}" if spec.seed else None
+    parts = (spec.dataset, network, spec.recipe, change, spec.read, memory, seed)
+    return ", ".join(part for part in parts if part)
 
 
 def sweep(jobs: Sequence[Job], options: Options, at_once: int) -> list[Failure]:
