@@ -123,6 +123,17 @@ def runs(process: int) -> bool:
         return False
 
 
+def test_runs_are_described_by_what_tells_them_apart() -> None:
+    plan = planned("all", "--smoke")
+    of = {job.name: run.what(job) for job in plan}
+    assert of.pop("wallclock") == "times"
+    assert all(words.startswith("strokes, tiny") for words in of.values())
+    assert "strokes, tiny-mlp, smoke-grown, 64 recall" in of.values()
+    assert "strokes, tiny, smoke-ablation, cosine, 8 x 4" in of.values()
+    assert "strokes, tiny, smoke, features, 2 x 16" in of.values()
+    assert "strokes, tiny, smoke" in of.values()  # of a plain VAE
+
+
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing was trained before."""
@@ -303,12 +314,14 @@ def test_a_dry_run_says_what_is_done_and_writes_nothing(
     assert command("one", "two", "--out", undisturbed, "--updates", 10 * UPDATES, "--dry-run") == 0
     assert files(undisturbed) == before
     table = capsys.readouterr().out
-    assert re.search(rf"vma-\w+ +one two +0/3 +{UPDATES}/1,200 +\d+ s +\d+ s\n", table), table
+    assert re.search(rf"vma-\w+ +strokes, \S.* +one two +0/3 +{UPDATES}/1,200 +\d+ s +\d+ s\n", table), table
     assert re.search(r"Time in all, \d+ runs at a time: \d+ s\.", table), table
     assert command("one", "--out", undisturbed, "--dry-run") == 0
-    assert re.search(rf"vae-\w+ +one +1/1 +{UPDATES}/{UPDATES} +0 s +0 s\n", capsys.readouterr().out)
+    assert re.search(rf"vae-\w+ +strokes, \S.* +one +1/1 +{UPDATES}/{UPDATES} +0 s +0 s\n", capsys.readouterr().out)
     assert command("one", "--seeds", 1, "--out", tmp_path / "new", "--dry-run") == 0
-    assert re.search(rf"vma-\w+ +one +0/1 +0/{UPDATES} +unknown +unknown\n", capsys.readouterr().out)
+    assert re.search(
+        rf"vma-\w+ +strokes, \S.* seed 1 +one +0/1 +0/{UPDATES} +unknown +unknown\n", capsys.readouterr().out
+    )
     assert not (tmp_path / "new").exists()
 
 
