@@ -792,7 +792,7 @@ def figure_training(results: Results) -> Figure | None:
             named.setdefault(NAMES[name], line)
             test = select(few_shot, train_id=row.train_id)
             test = test[(test.classes == test.train_classes) | (test.model == "vae")]
-            axis.plot(test.updates, test.value, "o", color=STYLES[name]["color"], fillstyle="none", ms=6, clip_on=False)
+            axis.plot(test.updates, test.value, "o", color=STYLES[name]["color"], fillstyle="none", ms=6)
             late = nll[log["update"] >= 0.08 * log["update"].max()]
             best, start = min(best, nll.min(), train_nll.min(), *test.value), max(start, late.max())
         axis.set_ylim(best - 0.04 * (start - best), start)
