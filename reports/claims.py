@@ -58,8 +58,8 @@ NOTES: dict[str, str] = {
     "classification": "q(a|x) lags behind the decoder: by likelihood, which decodes every entry, the same weights "
     "come within a point of all four of the paper's numbers. q(a|x) gains with training: 78, 89, 56 and 73 % after "
     "17,269 updates, 84, 94, 64 and 80 % after 60,000.",
-    "table1.vma": "Nothing points to the split, the polarity or the decoder's path: all cells miss by much the same, and "
-    "the table's shape is the paper's. The model overfits: at K = 4 its bound is 8 nats better on training than on "
+    "table1.vma": "Nothing points to the split, the polarity or the decoder's path: all cells miss by much the same, "
+    "and the table's shape is the paper's. The model overfits: at K = 4 its bound is 8 nats better on training than on "
     "validation classes. The L2 of 3e-4 hardly matters as it is read here, in the loss: after 46,409 updates "
     "its penalty was 0.7 nats in all and its gradient a thousandth of the likelihood's. Tried on validation classes, "
     "by continuing the run from 60,000 updates while the learning rate came down to zero: that alone gained 2.3 nats "
