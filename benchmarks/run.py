@@ -262,6 +262,8 @@ def planned(
         )
         for name, part in grouped(cells).items()
     ]
+    # a run that goes on from another's state would wait for that one
+    jobs.sort(key=lambda job: job.train.trunk is not None)
     to_train = [job for job in jobs if not job.timed and not _is_shipped(job, options, found, device)]
     if options.minutes is not None:
         share = options.minutes * 60 * at_once / max(1, len(to_train))

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from benchmarks.store import spec_id
 from vma.addressing import SIMILARITIES
-from vma.data.episodes import MOST, EpisodeSpec
+from vma.data.episodes import MOST, SHIFTS, EpisodeSpec
 from vma.errors import InputError, check_name, check_number, check_whole
 
 BY_CLASS = ("per_class", "gmn")  # protocols whose memories are made of classes
@@ -222,7 +222,7 @@ class EvalSpec:
         if self.task == "samples":
             check_whole("num_samples of task samples", self.num_samples, 1, MOST_AT_ONCE)
         if self.task in DECODING_RULES:
-            each = 5 if self.task == "classification-shifted" else 1  # an entry and its shifted copies
+            each = len(SHIFTS) if self.task == "classification-shifted" else 1
             check_whole("num_samples x entries", self.num_samples * entries * each, 1, MOST_SAMPLES)
 
     @property

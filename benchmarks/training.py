@@ -108,7 +108,7 @@ def train(
         ):
             if spec.trunk is not None and not restart and branch_point(spec, device) is not None:
                 until = min(spec.decay_from or 0, updates or ENDLESS)
-                train(spec.trunk, data, device, updates=until, seconds=seconds, wait=True, progress=progress)
+                train(spec.trunk, data, device, updates=until, seconds=seconds, wait=wait, progress=progress)
             return _train(spec, data, device, folder, updates, seconds, restart, progress)
     except Busy as owner:
         raise InputError(f"{owner} is training this run ({folder}): wait for it, or choose another --seed") from None
@@ -139,6 +139,10 @@ def _train(
 
         def take(state: checkpoint.Checkpoint) -> None:
             check_meta(state.meta, of)
+            if of is not spec and state.meta["update"] > (spec.decay_from or 0):  # it is trained on meanwhile
+                raise checkpoint.CheckpointError(
+                    f"it has {state.meta['update']:,} updates, this run leaves it at {spec.decay_from:,}: start again"
+                )
             checkpoint.unpack_training(state.tensors, model, optimizer, generator)
 
         meta = checkpoint.load(source, accept=take).meta

@@ -76,6 +76,13 @@ def _write(results: Results, out: Path, new: Path) -> list[Path]:
     return [path.replace(out / path.relative_to(new)) for path in paths]
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"--readme {path} is no text in UTF-8: give README.md") from None
+
+
 def _replace_text(path: Path, text: str) -> None:
     with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as folder:
         new = Path(folder) / path.name
@@ -89,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parse(Options, "reports", argv)
         results = read_results(options.results)
-        text = None if options.readme is None else readme.filled(options.readme.read_text(encoding="utf-8"), results)
+        text = None if options.readme is None else readme.filled(_read(options.readme), results)
         paths = write(results, options.out)
         if options.readme is not None and text is not None:
             _replace_text(options.readme, text)

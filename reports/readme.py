@@ -41,6 +41,10 @@ def table1(results: Results) -> str:
     frame = frames.table1(results, "per_class")
     frame = frame[frame.targets == "all"]
     vma = select(frame, model="vma").set_index(["classes", "shots"])
+    lacking = [(c, n) for c in TABLE1_CLASSES for n in TABLE1_SHOTS if (c, n) not in vma.index]
+    if lacking or "paper" not in vma:
+        which = f"C = {lacking[0][0]}, {lacking[0][1]} examples" if lacking else "any cell on the paper's data"
+        raise InputError(f"--readme needs all of VMA's cells of Table 1, has none of {which}: run table1 first")
     lines = [
         [f"VMA, C = {classes}"]
         + [f"{vma.value[classes, shots]:.1f} / {vma.paper[classes, shots]:.1f}" for shots in TABLE1_SHOTS]
@@ -79,10 +83,16 @@ def figure5a(results: Results) -> str:
         name = NAMES[str(model)] + (f" ({read}, trained on {trained:.0f} classes)" if model == "soft" else "")
         cells = [f"{part.nll[c]:.1f}" + ("" if c == 1 else f" ({_signed(part.excess[c])})") for c in SHOWN_CLASSES]
         cells[-1] = cells[-1].removesuffix(")") + f" ± {part.excess_stderr[SHOWN_CLASSES[-1]]:.1f})"
+        if part.excess[list(SHOWN_CLASSES)].isna().any():
+            raise InputError(
+                f"--readme needs the per-target values of scaling, {name}, {shots:.0f} examples, "
+                f"K = {num_samples:.0f}: restore artifacts/, or evaluate again"
+            )
         lines.append([f"{name}, {shots:.0f} examples each, K = {num_samples:,.0f}", *cells, f"{part.n.min():,.0f}"])
         made.append(f"{name}: {_made(part)}")
-    if lines:
-        lines.append(["VMA in the paper (K not said)", *["" if c == 1 else "(about 0)" for c in SHOWN_CLASSES], ""])
+    if not lines:
+        raise InputError(f"--readme needs scaling with {', '.join(map(str, SHOWN_CLASSES))} classes: run scaling first")
+    lines.append(["VMA in the paper (its text has K = 4)", *["" if c == 1 else "(about 0)" for c in SHOWN_CLASSES], ""])
     head = ["Figure 5A, classes in memory:", *(str(c) for c in SHOWN_CLASSES), "n"]
     note = (
         "Test NLL in nats; in brackets what exceeds the optimum, the NLL with the target's own class alone in memory + "

@@ -1,5 +1,6 @@
 """The numbers on README's first screen are those of the committed rows, and are written by the command alone."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,33 @@ def test_a_file_without_the_marks_is_left_as_it_is(
     assert not (tmp_path / "out").exists()
     assert main(["--results", str(made), "--out", str(tmp_path / "out"), "--readme", str(tmp_path / "none.md")]) == 1
     assert "none.md" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (
+            "table1.jsonl",
+            "--readme needs all of VMA's cells of Table 1, has none of C = 1, 1 examples: run table1 first",
+        ),
+        ("scaling.jsonl", "--readme needs scaling with 1, 2, 8, 32, 144 classes: run scaling first"),
+        ("artifacts", "--readme needs the per-target values of scaling, VMA, 4 examples, K = 4: restore artifacts/"),
+    ],
+)
+def test_results_that_leave_gaps_are_refused(
+    broken: str, said: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(made, results, ignore=shutil.ignore_patterns(broken))
+    path = tmp_path / "README.md"
+    path.write_text(README.read_text(encoding="utf-8"), encoding="utf-8")
+    assert main(["--results", str(results), "--out", str(tmp_path / "out"), "--readme", str(path)]) == 2
+    assert said in capsys.readouterr().err
+    assert path.read_bytes() == README.read_bytes()
+
+
+def test_a_file_that_is_no_text_is_refused(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "README.md"
+    path.write_bytes(b"\xff\xfe")
+    assert main(["--results", str(made), "--out", str(tmp_path / "out"), "--readme", str(path)]) == 2
+    assert "is no text in UTF-8: give README.md" in capsys.readouterr().err

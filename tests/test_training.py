@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -336,6 +337,22 @@ def test_the_updates_of_a_trunk_count_as_made_before() -> None:
     assert training.train(spec, DATA, CPU, updates=8).updates == 8
     train(updates=9)
     assert training.trained_before(spec, CPU)[0] == 8
+
+
+def test_a_trunk_that_goes_on_meanwhile_is_left_where_it_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at the trunk and the reading of its state, that state may have gone on."""
+    spec, folder = annealed_spec(), run_folder(annealed_spec(), CPU)
+    straight = training.train(spec, DATA, CPU, updates=10)
+    shutil.rmtree(folder)
+    train(updates=7)
+    point = run_folder(train_spec(), CPU) / "checkpoint.safetensors"
+    monkeypatch.setattr(training, "branch_point", lambda spec, device: point)
+    late = (spec, DATA, CPU, folder, 10, None, False, lambda done: None)
+    assert equal(training._train(*late), straight)  # by the state before, of 6 updates
+    shutil.rmtree(folder)
+    train(updates=8)
+    with pytest.raises(InputError, match="it has 8 updates, this run leaves it at 6: start again"):
+        training._train(*late)
 
 
 def test_two_processes_do_not_train_one_run() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from vma.errors import InputError, check_name, check_whole
 
 PROTOCOLS = ("per_class", "gmn", "recall", "none")
+SHIFTS = ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))  # corners of an image in one with an edge of a pixel; none first
 MOST = 2**18  # targets of an episode, and entries: more than any data set here has images
 
 
@@ -219,12 +220,11 @@ def shifted_memory(episode: Episode) -> Episode:
         raise InputError("entries are to be shifted in episodes without memory: give a protocol that brings one")
     edged = torch.nn.functional.pad(episode.memory, (1, 1, 1, 1))
     height, width = episode.memory.shape[-2:]
-    corners = ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))
     return replace(
         episode,
-        memory=torch.cat([edged[..., top : top + height, left : left + width] for top, left in corners]),
-        memory_index=episode.memory_index.repeat(len(corners)),
-        memory_class=episode.memory_class.repeat(len(corners)),
+        memory=torch.cat([edged[..., top : top + height, left : left + width] for top, left in SHIFTS]),
+        memory_index=episode.memory_index.repeat(len(SHIFTS)),
+        memory_class=episode.memory_class.repeat(len(SHIFTS)),
     )
 
 
