@@ -326,7 +326,7 @@ def recipes() -> Experiment:
     cells = []
     model = scaling_training()
     for train in (model, annealed(model), fast(model)):
-        few = [Cell(train, EvalSpec(EpisodeSpec(shots=4), k, targets)) for k, targets in FIGURE_SAMPLES]
+        few = bounds(train, EpisodeSpec(shots=4))
         figure = [cell for classes in (1, SCALING_CLASSES[-1]) for cell in memories(train, classes, 4)]
         cells += [replace(cell, updates=train.decay_updates or UPDATES["vma"]) for cell in (*few, *figure)]
     table = table1_training()["vma"]

@@ -245,11 +245,7 @@ def ablations_grid(frame: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "variant": frame.variant,
         "K": _whole(frame.num_samples),
-        "NLL": _values(frame, "nll"),
-        "minus control": _differences(frame, "difference", 2),
-        "95 % interval": _intervals(frame, "difference", 2),
-        "KL_a": _values(frame, "kl_a", 2),
-        "KL_z": _values(frame, "kl_z"),
+        **_compared(frame, "control"),
         "the paper says": frame.paper,
     }
     return _grid(frame, columns)
@@ -263,11 +259,7 @@ def recipes_grid(frame: pd.DataFrame) -> pd.DataFrame:
         "N": _whole(frame.shots),
         "K": _whole(frame.num_samples),
         "recipe": frame.recipe,
-        "NLL": _values(frame, "nll"),
-        "minus the paper's recipe": _differences(frame, "difference", 2),
-        "95 % interval": _intervals(frame, "difference", 2),
-        "KL_a": _values(frame, "kl_a", 2),
-        "KL_z": _values(frame, "kl_z"),
+        **_compared(frame, "the paper's recipe"),
     }
     return _grid(frame, columns)
 
@@ -277,11 +269,7 @@ def choices_grid(frame: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "variant": frame.variant,
         "K": _whole(frame.num_samples),
-        "NLL": _values(frame, "nll"),
-        "minus control": _differences(frame, "difference", 2),
-        "95 % interval": _intervals(frame, "difference", 2),
-        "KL_a": _values(frame, "kl_a", 2),
-        "KL_z": _values(frame, "kl_z"),
+        **_compared(frame, "control"),
     }
     return _grid(frame, columns)
 
@@ -291,11 +279,20 @@ def num_samples_grid(frame: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "model": frame.model.map(NAMES),
         "K": _whole(frame.num_samples),
-        "NLL": _values(frame, "nll"),
-        "minus K = 4": _differences(frame, "difference", 2),
-        "95 % interval": _intervals(frame, "difference", 2),
+        **_compared(frame, "K = 4"),
     }
     return _grid(frame, columns)
+
+
+def _compared(frame: pd.DataFrame, other: str) -> dict[str, list[str]]:
+    """Columns of a bound and of its paired difference to another."""
+    return {
+        "NLL": _values(frame, "nll"),
+        f"minus {other}": _differences(frame, "difference", 2),
+        "95 % interval": _intervals(frame, "difference", 2),
+        "KL_a": _values(frame, "kl_a", 2),
+        "KL_z": _values(frame, "kl_z"),
+    }
 
 
 def wallclock_grid(frame: pd.DataFrame) -> pd.DataFrame:
