@@ -11,7 +11,7 @@ import torch
 from benchmarks import store
 from benchmarks.jobs import Asked, Job
 from benchmarks.spec import identity
-from benchmarks.training import trained_before
+from benchmarks.training import branch_point, trained_before
 
 Speeds = dict[tuple[Any, ...], float]
 
@@ -42,14 +42,20 @@ class Measured:
         self.seconds_per_update: Speeds = {key: statistics.median(values) for key, values in updates.items()}
         self.seconds_per_target: Speeds = {key: statistics.median(values) for key, values in targets.items()}
 
-    def training(self, job: Job, device: torch.device) -> float | None:
-        """Seconds that a job will still train; None where the speed is unknown."""
+    def training(self, job: Job, device: torch.device, beside: Iterable[Job] = ()) -> float | None:
+        """Seconds that a job will still train; None where the speed is unknown. The updates that it takes from its
+        trunk are not counted again where that is one of the jobs `beside` it.
+        """
         done, spent = (0, 0.0) if job.timed or job.restart else trained_before(job.train, device)
         if job.seconds is not None:
             return max(0.0, job.seconds - spent)
+        speed = spent / done if done else self.seconds_per_update.get(_like(identity(job.train)))
+        if not job.restart and branch_point(job.train, device) is not None:
+            taken = [trunk.updates or 0 for trunk in beside if trunk.train == job.train.trunk]
+            # from a trunk that goes further it takes nothing
+            done = max([done, *(updates for updates in taken if updates <= (job.train.decay_from or 0))])
         if job.updates is None or done >= job.updates:
             return 0.0
-        speed = spent / done if done else self.seconds_per_update.get(_like(identity(job.train)))
         return None if speed is None else speed * (job.updates - done)
 
     def evaluation(self, left: Iterable[Asked]) -> float | None:

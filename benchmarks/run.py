@@ -315,6 +315,7 @@ def dry_run(plans: Sequence[Plan], device: torch.device, out: Path, at_once: int
     measured = Measured(dict.fromkeys((store.ROOT / "results", out)))
     lines = []
     parts: list[float | None] = []
+    running = [plan.job for plan in plans if plan.left]
     for plan in plans:
         job = plan.job
         done = 0 if job.timed or job.restart else trained_before(job.train, device)[0]
@@ -324,7 +325,7 @@ def dry_run(plans: Sequence[Plan], device: torch.device, out: Path, at_once: int
             updates = f"{done:,}, {words(job.seconds)} in all"
         else:
             updates = f"{plan.model[1]:,} shipped" if plan.model is not None else "-"
-        times = [measured.training(job, device), measured.evaluation(plan.left)] if plan.left else [0.0, 0.0]
+        times = [measured.training(job, device, running), measured.evaluation(plan.left)] if plan.left else [0.0, 0.0]
         parts += times
         cells = f"{len(job.cells) - len(plan.left)}/{len(job.cells)}"
         lines.append([job.name, what(job), " ".join(job.experiments), cells, updates, *map(words, times)])

@@ -572,7 +572,7 @@ def figure_table1(results: Results) -> Figure | None:
             for model, name in (("vma", "vma"), ("soft", "soft features")):
                 part = with_gaps(whole[whole.model == model].rename(columns=columns), "shots", shots)
                 points(axis, part.shots, part, "nll", label=NAMES[name], **STYLES[name])
-            if protocol == "gmn":
+            if protocol == "gmn" and len(trained_gmn):
                 part = with_gaps(trained_gmn[trained_gmn.classes == c], "shots", shots)
                 style = {**STYLES["vma"], "linestyle": ":", "markerfacecolor": "white"}
                 axis.plot(part.shots, part.value, label="VMA trained under the GMN protocol", **style)

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from benchmarks import cli, jobs, run, store, sweep
+from benchmarks.estimate import Measured
 from benchmarks.experiments import EXPERIMENTS, SMOKE_UPDATES, Experiment, smoke
 from benchmarks.jobs import Job, from_json
 from benchmarks.spec import Cell, EvalSpec, TrainSpec
@@ -323,6 +324,20 @@ def test_a_dry_run_says_what_is_done_and_writes_nothing(
         rf"vma-\w+ +strokes, \S.* seed 1 +one +0/1 +0/{UPDATES} +unknown +unknown\n", capsys.readouterr().out
     )
     assert not (tmp_path / "new").exists()
+
+
+def test_the_updates_of_a_trunk_are_estimated_once() -> None:
+    """A run that goes on from another one takes the time of its own updates alone, if the other one runs too."""
+    plan = planned("recipes", "--smoke")
+    annealed = next(job for job in plan if job.train.trunk)
+    own = (annealed.updates or 0) - SMOKE_UPDATES
+    measured = Measured([])
+    measured.seconds_per_update = dict.fromkeys([("vma", None, "tiny", 12)], 2.0)
+    assert measured.training(annealed, CPU) == 2.0 * (SMOKE_UPDATES + own)
+    assert measured.training(annealed, CPU, plan) == 2.0 * own
+    further = [replace(job, updates=SMOKE_UPDATES + 1) for job in plan]
+    for job, beside in ((annealed, further), (replace(annealed, restart=True), plan)):
+        assert measured.training(job, CPU, beside) == 2.0 * (SMOKE_UPDATES + own)
 
 
 @pytest.fixture
