@@ -140,20 +140,22 @@ def figure_2a(results: Results) -> Figure | None:
         axis.set_axis_off()
     ends, exact = axes[1]
     sizes = places(results, frame.memory_size, MEMORY_SIZES)
-    for recipe, dashes, face in zip(recipes, ("-", (0, (4, 1.5))), ({}, {"markerfacecolor": "white"}), strict=False):
+    for recipe, dashes, marker in zip(recipes, ("-", (0, (4, 1.5))), ("o", "s"), strict=False):
         part, moved = with_gaps(own[own.recipe == recipe], "memory_size", sizes), other[other.recipe == recipe]
         for axis, metric in ((ends, "kl_a"), (exact, "p_exact")):
-            style = {**STYLES["vma"], "linestyle": dashes, **face}
+            style = {**STYLES["vma"], "linestyle": dashes, "marker": marker}
             points(axis, part.memory_size, part, metric, label=recipe_name(recipe), **style)
             large = {"linestyle": "none", "fillstyle": "none", "markersize": 11}
-            label = f"trained with {size:.0f}, tested with more" if recipe == recipes[-1] else None
-            points(axis, moved.memory_size, moved, metric, label=label, **{**STYLES["vma"], **large})
+            label = f"the same, trained with {size:.0f} and tested with more"
+            if len(moved):
+                points(axis, moved.memory_size, moved, metric, label=label, **{**style, **large})
     ends.plot(sizes, np.log(sizes), label="log |M|", **THEORY)
     exact.axhline(1, **THEORY)
     for axis, label in ((ends, "KL(q(a|x) || p(a)), nats"), (exact, "q(own entry | x)")):
         sizes_axis(axis, sizes, "entries in memory |M|")
         axis.set_ylabel(label)
         axis.set_ylim(bottom=0)
+    exact.set_xlim(ends.get_xlim())
     ends.set_title("KL_a at the end")
     exact.set_title("probability of the exact entry")
     ends.legend()
