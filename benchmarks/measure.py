@@ -1,6 +1,7 @@
 """From a cell to rows: take or train its model, evaluate it, and say everything about where the numbers come from."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,38 @@ def stored(rows: Iterable[Mapping[str, Any]], cell: Cell, trained: Trained, data
     return [dict(row) for row in rows if all(row[k] == v for k, v in key.items())]
 
 
+def take_over(
+    folder: Path, experiment: str, trained: Trained, cells: Iterable[Cell], data: DataSet, since: float = 0.0
+) -> None:
+    """Give the experiment, which has no rows of these cells, those that others in `folder` have of the very same
+    evaluation, unless they are older than `since` (seconds since 1970).
+
+    Evaluated once more, beside other cells, they would come from other draws, and replace the artifacts that the rows
+    of the others agree with.
+    """
+    elsewhere = _rows_elsewhere(folder, experiment)
+    rows = []
+    for cell in cells:
+        found = stored(elsewhere, cell, trained, data)
+        last = max((row["created"] for row in found), default=None)
+        if last is None or datetime.fromisoformat(last).timestamp() < since:
+            continue
+        # two experiments, or two variants, may have it
+        numbers = {tuple(row.get(key) for key in _NUMBER): row for row in found if row["created"] == last}
+        own = {"experiment": experiment, "variant": cell.variant}
+        rows += [{**cell.row(), **row, **own} for row in numbers.values()]
+    store.append_rows(folder / f"{experiment}.jsonl", rows)
+
+
+_NUMBER = ("metric", "targets", "rule")  # what tells apart the rows of one evaluation
+
+
+def _rows_elsewhere(folder: Path, experiment: str) -> list[dict[str, Any]]:
+    """The rows of all other experiments in a folder."""
+    paths = [path for path in sorted(folder.glob("*.jsonl")) if path.stem not in (experiment, "specs")]
+    return [row for path in paths for row in store.read_rows(path) if "eval_id" in row]
+
+
 def record(
     folder: Path,
     experiment: str,
@@ -163,9 +196,11 @@ def record(
 ) -> list[dict[str, Any]]:
     """Write the artifacts and specs of some cells of one training, then append all their rows at once; return the rows.
 
-    A cell whose rows are there has everything else too, however the process ends.
+    A cell whose rows are there has everything else too, however the process ends. Where other experiments have earlier
+    rows of a cell, whose artifact is replaced now, they get these as well.
     """
-    rows = []
+    elsewhere = _rows_elsewhere(folder, experiment)
+    rows: dict[str, list[dict[str, Any]]] = {experiment: []}
     for result in results:
         cell = result.cell
         name = f"{trained.train_id}-{trained.updates}-{cell.eval.eval_id}.npz"
@@ -175,9 +210,14 @@ def record(
             {trained.train_id: trained.trained_as, cell.eval.eval_id: identity(cell.eval)},
         )
         shared = row_keys(experiment, cell, trained, data, origin) | {"seconds": result.seconds}
-        rows += [{**shared, **metric} for metric in result.metrics]
-    store.append_rows(folder / f"{experiment}.jsonl", rows)
-    return rows
+        others = stored(elsewhere, cell, trained, data)
+        newest = {(row["experiment"], row.get("variant")): row["created"] for row in others}  # the last row counts
+        for other, variant in [(experiment, cell.variant), *(k for k, at in newest.items() if at != origin["created"])]:
+            keys = shared | {"experiment": other, "variant": variant}
+            rows.setdefault(other, []).extend({**keys, **metric} for metric in result.metrics)
+    for other, new in rows.items():
+        store.append_rows(folder / f"{other}.jsonl", new)
+    return rows[experiment]
 
 
 def evaluate_cells(
@@ -190,11 +230,19 @@ def evaluate_cells(
     origin: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """The rows of some cells of one training: those that --out has already, and the others evaluated and recorded."""
-    earlier = [] if options.again else store.read_rows(options.out / f"{experiment}.jsonl")
-    found = {cell: stored(earlier, cell, trained, data) for cell in cells}
-    rows = [row for part in found.values() for row in part]
-    missing = {cell.eval for cell, part in found.items() if not part}
-    groups = tasks.unfinished(found, missing)
+    cells = list(dict.fromkeys(cells))
+
+    def found() -> dict[Cell, list[dict[str, Any]]]:
+        rows = [] if options.again else store.read_rows(options.out / f"{experiment}.jsonl")
+        return {cell: stored(rows, cell, trained, data) for cell in cells}
+
+    if not options.again:
+        undone = [cell for cell, part in found().items() if not part]
+        take_over(options.out, experiment, trained, undone, data)
+    done = found()
+    rows = [row for part in done.values() for row in part]
+    missing = {cell.eval for cell, part in done.items() if not part}
+    groups = tasks.unfinished(cells, missing)
     with tqdm(desc=f"evaluate {describe(trained.spec)}", unit="episode") as bar:
         for i, group in enumerate(groups):
 

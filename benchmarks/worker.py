@@ -139,8 +139,12 @@ def _export_log(job: Job, trained: Trained, device: torch.device) -> None:
 
 
 def _evaluate(job: Job, trained: Trained, data: DataSet, device: torch.device, progress: Report) -> None:
-    rows = recorded(job.out, job.experiments, job.since)
-    left = missing(job, rows, (trained.train_id, trained.updates), data, device)
+    model = (trained.train_id, trained.updates)
+    asked = missing(job, recorded(job.out, job.experiments, job.since), model, data, device)
+    for name in job.experiments:
+        cells = [cell for experiment, cell in asked if experiment == name]
+        measure.take_over(job.out, name, trained, cells, data, job.since or 0)
+    left = missing(job, recorded(job.out, job.experiments, job.since), model, data, device)
     # what several experiments ask for is evaluated once
     groups = tasks.unfinished({cell.eval: cell for _, cell in job.cells}.values(), {cell.eval for _, cell in left})
     origin = store.provenance(device)

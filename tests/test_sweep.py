@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,6 +42,12 @@ def cell(train: TrainSpec, num_samples: int = 2, targets: int = 16, **more: Any)
     return Cell(train, EvalSpec(EPISODE, num_samples, targets, **more), UPDATES)
 
 
+def single(classes: int, shots: int) -> Cell:
+    """A cell that shares its draws with the others of its experiment."""
+    episode = EpisodeSpec(classes=classes, targets_per_class=1, shots=shots, target_classes=1)
+    return Cell(TRAIN, EvalSpec(episode, 2, 16), UPDATES)
+
+
 def declare(name: str, *cells: Cell) -> Callable[[], Experiment]:
     return lambda: Experiment(name, "", "", cells)
 
@@ -49,6 +56,8 @@ TINY = {
     "one": declare("one", cell(TRAIN), cell(VAE)),
     "two": declare("two", replace(cell(TRAIN), variant="same"), cell(TRAIN, 3)),
     "fails": declare("fails", cell(BROKEN), cell(VAE)),
+    "classes": declare("classes", single(2, 2), single(4, 2)),
+    "shots": declare("shots", replace(single(4, 2), variant="same"), single(4, 1)),
     "times": declare("times", replace(cell(TRAIN, targets=2, task="wallclock"), updates=None)),
 }
 
@@ -301,6 +310,38 @@ def test_what_has_its_rows_is_skipped(undisturbed: Path, capsys: pytest.CaptureF
     assert "2 runs, 2 of them done already" in said
     assert "2/2" in said
     assert said.splitlines()[-1].endswith(f"python -m reports --results {undisturbed}")
+
+
+def test_an_evaluation_of_two_experiments_has_the_same_numbers_in_both(tmp_path: Path) -> None:
+    """Its artifact is one file, and which draws it gets depends on what is evaluated beside it."""
+
+    def shared(name: str) -> list[dict[str, Any]]:
+        return [row for row in read(tmp_path, name) if (row["classes"], row["shots"]) == (4, 2)]
+
+    def numbers(name: str) -> dict[str, float]:
+        """By the rows that count."""
+        return {row["metric"]: row["value"] for row in shared(name)}
+
+    def artifact() -> float:
+        (evaluation,) = {row["eval_id"] for row in shared("classes") + shared("shots")}
+        (path,) = (tmp_path / "artifacts").glob(f"*-{evaluation}.npz")
+        return float(np.load(path)["nll"].mean())
+
+    assert command("classes", "--out", tmp_path) == 0
+    first = numbers("classes")
+    assert command("shots", "--out", tmp_path) == 0
+    assert numbers("shots") == numbers("classes") == first
+    assert artifact() == pytest.approx(first["nll"])
+    assert {row["variant"] for row in read(tmp_path, "shots")} == {"same", None}
+    assert len(read(tmp_path, "shots")) == len(read(tmp_path, "classes")) == 2 * 4
+
+    until(lambda: store.provenance(CPU)["created"] > max(row["created"] for row in read(tmp_path, "shots")))
+    assert command("shots", "--out", tmp_path, "--again") == 0
+    assert numbers("shots") == numbers("classes") != first
+    assert artifact() == pytest.approx(numbers("classes")["nll"])
+    assert {row["variant"] for row in read(tmp_path, "classes")} == {None}
+    assert len(read(tmp_path, "shots")) == 4 * 4
+    assert len(read(tmp_path, "classes")) == 3 * 4
 
 
 def test_rows_from_before_do_not_count_when_all_is_evaluated_again(undisturbed: Path) -> None:
