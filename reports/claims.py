@@ -29,7 +29,9 @@ from reports.statistics import clustered_stderr, crossover
 TOLERANCE = 1.0  # nats, or points of accuracy: two sound implementations of an underspecified text differ by as much
 NEAR = 3.0  # nats, or points of accuracy
 STANDARD_ERRORS = 2.0  # these or TOLERANCE, whichever is larger, is still "reproduced"
-RECALLED = 3.0  # a run has learned to recall if its NLL is that close to log |M|, in nats; one that has not is at 100
+# A run has learned to recall if q(a|x) of the target's own entry is that large in the mean. The rule was NLL within 3
+# nats of log |M| until the first runs showed that at a constant rate the NLL of a model that recalls swings by as much.
+RECALLED = 0.5
 PAPERS_CROSSOVER = 48  # memory entries
 CROSSOVER_NEAR = 2.0  # "near" is a memory up to that many times larger than the one from which the paper's is faster
 
@@ -58,13 +60,14 @@ NOTES: dict[str, str] = {
     "classification": "q(a|x) lags behind the decoder: by likelihood, which decodes every entry, the same weights "
     "come within a point of all four of the paper's numbers. q(a|x) gains with training: 78, 89, 56 and 73 % after "
     "17,269 updates, 84, 94, 64 and 80 % after 60,000.",
-    "table1.vma": "Nothing points to the split or to the decoder's path: all cells miss by much the same, and the "
-    "table's shape is the paper's. The model overfits: at K = 4 its bound is 8 nats better on training than on "
-    "validation classes. The L2 of 3e-4 hardly matters as it is read here, in the loss: in the shipped weights its "
-    "penalty is 0.8 nats in all. Tried by hand on validation classes, continuing the run from 60,000 updates while the "
-    "learning rate came down to zero over 4,000: after 3,000 of them that alone had gained 2.3 nats, the same with 33 "
-    "times the L2, and with a decoupled decay of 3e-4 an update it had lost 2.2. The paper does not say how many "
-    "updates it made.",
+    "table1.vma": "Nothing points to the split or to the decoder's path: from one class to sixteen the NLL rises by "
+    "log C within 0.2 nats, as the paper's does in the mean of its columns (3.1). The misses grow with the "
+    "examples, 2.4 to 3.3 nats with one and 4.1 to 5.5 with 19: more examples help our model less. It overfits: at "
+    "K = 4 its bound is 8 nats better on training than on validation classes. The L2 of 3e-4 hardly matters as it "
+    "is read here, in the loss: in the shipped weights its penalty is 0.8 nats in all. Tried by hand on validation "
+    "classes, continuing the run from 60,000 updates while the learning rate came down to zero over 4,000: after "
+    "3,000 of them that alone had gained 2.3 nats, the same with 33 times the L2, and with a decoupled decay of "
+    "3e-4 an update it had lost 2.2. The paper does not say how many updates it made.",
     "wallclock.crossover": "Hard attention with K = 4 pays four decodings, soft attention with K = 1 one: at equal K "
     "the lines cross earlier. Soft attention over images embeds each entry once, as hard attention does; with K = 1 it "
     "is never slower.",
@@ -325,11 +328,11 @@ def farthest(computes: Iterable[Compute], reference: float) -> Compute:
 def failures(find: Finder) -> Measured:
     """How many of the runs that train to recall more than 512 entries from the start do not learn it."""
     sizes = [{"memory_size": size, "train_memory_size": size} for size in RECALL_FAILS]
-    runs = _all(find, [cell("nll", **size, num_samples=4) for size in sizes])
+    runs = _all(find, [cell("p_exact", **size, num_samples=4) for size in sizes])
     rows = tuple(row for run in runs for row in run.rows)
     if not find.results.smoke and min(row["updates"] for row in rows) < RECALL_UPDATES:
         raise Missing(f"recall: runs of {RECALL_UPDATES:,} updates, before which none can be said to have failed")
-    failed = sum(row["value"] > math.log(row["memory_size"]) + RECALLED for row in rows)
+    failed = sum(row["value"] < RECALLED for row in rows)
     return Measured(failed / len(rows), None, (), rows, f"{failed} of {len(rows)} runs")
 
 
@@ -422,7 +425,7 @@ def recall_claims() -> dict[str, Claim]:
     claims["recall.fails"] = Claim(
         "recall",
         "either",
-        f"a run fails that ends more than {RECALLED:g} nats above log |M|; near if none fails: so few prove little",
+        f"a run fails that ends with q of the own entry below {RECALLED:g}; near if none fails: so few prove little",
         failures,
         judge=some_fail,
     )
@@ -518,7 +521,8 @@ def fewshot_claims() -> dict[str, Claim]:
         "fewshot.soft": Claim(
             "fewshot",
             "higher",
-            "the better of 1 and 2 classes is judged: a baseline that is weak would flatter VMA",
+            "the better of 1 and 2 classes is judged: a baseline that is weak would flatter VMA; two standard errors "
+            "between targets, some 5 nats, would hide a weak one too: read the difference itself",
             lowest([soft(1), soft(2)]),
             {
                 "K = 1000": lowest([soft(1, 1000), soft(2, 1000)]),
@@ -722,7 +726,16 @@ def _beside(find: Finder, claim: Claim) -> Iterable[Beside]:
         except Missing:
             continue
         stderr = None if found.stderr is None else found.stderr * claim.scale
-        yield Beside(label, found.shown or number(found.value * claim.scale, stderr), found.rows)
+        words = found.shown or number(found.value * claim.scale, stderr)
+        yield Beside(label, words + _unequal_updates(found.rows), found.rows)
+
+
+def _unequal_updates(rows: Iterable[Mapping[str, Any]]) -> str:
+    """How long the models of a comparison were trained, where not for equally long."""
+    updates = {row["model"]: row["updates"] for row in rows}
+    if len(set(updates.values())) < 2:
+        return ""
+    return f" ({', '.join(f'{model} after {count:,}' for model, count in updates.items())} updates)"
 
 
 def _setting(paper: Mapping[Any, Any]) -> str:

@@ -94,6 +94,8 @@ def annotate(figure: Figure, results: Results, experiments: Iterable[str]) -> No
     if rows.dirty.any():
         dirty = ", ".join(sorted(rows[rows.dirty].variant.fillna(rows.experiment).unique()))
         notes.append(f"Made by code that differs from any commit: {dirty}.")
+    if unequal := _unequal_updates(rows):
+        notes.append(unequal)
     if notes:
         room = 0.3 / figure.get_size_inches()[1]
         engine = figure.get_layout_engine()
@@ -103,6 +105,18 @@ def annotate(figure: Figure, results: Results, experiments: Iterable[str]) -> No
     if results.smoke:
         mark: dict[str, Any] = {"fontsize": 30, "color": "#a00000", "alpha": 0.28, "weight": "bold", "zorder": 100}
         figure.text(0.5, 0.5, "SMOKE RUN - not results", rotation=25, ha="center", va="center", **mark)
+
+
+def _unequal_updates(rows: pd.DataFrame) -> str | None:
+    """How long each model was trained, where models of one experiment were not for equally long."""
+    if rows.experiment.nunique() > 1:  # a figure of all runs
+        return None
+    spans = rows[rows.updates > 0].groupby(["model"], sort=False).updates.agg(["min", "max"])
+    if spans["max"].nunique() < 2:
+        return None
+    parts = [f"{few:,}" + f" to {many:,}" * (many > few) for few, many in spans.itertuples(index=False)]
+    names = {"soft": "soft attention", **NAMES}
+    return f"Updates: {', '.join(f'{names[model]} {part}' for model, part in zip(spans.index, parts, strict=True))}."
 
 
 def is_comparable(results: Results, experiment: str) -> bool:
@@ -198,7 +212,8 @@ def legend_under(figure: Figure, *axes: Axes) -> None:
 
 def line_style(value: float, values: Sequence[float]) -> tuple[Any, dict[str, Any]]:
     """Dashes and face of the n-th of a few lines of one model."""
-    styles: list[tuple[Any, dict[str, Any]]] = [("-", {}), (":", {"markerfacecolor": "white"})]
+    white = {"markerfacecolor": "white"}
+    styles: list[tuple[Any, dict[str, Any]]] = [("-", {}), ((0, (4, 1.5)), white), (":", white)]
     return styles[list(values).index(value) % len(styles)]
 
 
@@ -207,7 +222,7 @@ def model_key(model: str, read: Any) -> str:
 
 
 def recipe_name(recipe: str) -> str:
-    return "a memory that grows" if recipe.endswith("grown") else "|M| from the start"
+    return "a memory that grows, 1e-3" if recipe.endswith("grown") else "|M| from the start, 3e-4"
 
 
 def thousands(value: float, _: Any) -> str:

@@ -123,14 +123,18 @@ def fewshot(results: Results) -> pd.DataFrame:
 
 
 def scaling(results: Results) -> pd.DataFrame:
-    """Also optimum, the NLL with one class in memory + log C; excess, NLL - optimum on the same targets, with its
+    """Also optimum, VMA's NLL with one class in memory + log C; excess, NLL - optimum on the same targets, with its
     standard error and 95 % interval (excess_stderr, excess_low, excess_high); nothing where targets are not shared.
+
+    VMA's optimum is every model's yardstick: without an address a model pays no log C, and its own NLL with one class
+    promises nothing about more.
     """
     keys = ["model", "read", "train_classes", "shots", "num_samples", "classes"]
     frame = cells(results, "scaling", [*keys, "memory_size"], BOUND)
-    alone = frame[frame.classes == 1].rename(columns={"nll": "optimum"})
-    frame = frame.merge(alone[[*keys[:-1], "optimum"]], "left", keys[:-1])
-    found = differences(results, results.of("scaling", metric="nll", targets="all"), keys, {"classes": 1})
+    alone = frame[(frame.classes == 1) & (frame.model == "vma")].rename(columns={"nll": "optimum"})
+    frame = frame.merge(alone[["shots", "num_samples", "optimum"]], "left", ["shots", "num_samples"])
+    against = {"classes": 1, "model": "vma", "read": None, "train_classes": alone.train_classes.max()}
+    found = differences(results, results.of("scaling", metric="nll", targets="all"), keys, against)
     frame = _beside(frame, found, keys, "excess")
     log_c = np.log(frame.classes)
     shifted = {name: frame[name] - log_c for name in ("excess", "excess_low", "excess_high")}

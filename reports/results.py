@@ -343,8 +343,8 @@ CELLS: dict[str, list[dict[str, Any]]] = {
     "samples": _grid(model="vma"),
     "lookup": _grid(model="vma"),
     "scaling": [
-        *_grid(model="vma", classes=SCALING_CLASSES, shots=(4, 19), num_samples=BOTH),
-        *_grid(model="soft", train_classes=(2, 8), classes=SCALING_CLASSES, shots=(4, 19), num_samples=BOTH),
+        *_grid(model="vma", classes=SCALING_CLASSES, shots=(4, 16, 19), num_samples=BOTH),
+        *_grid(model="soft", train_classes=(2, 8), classes=SCALING_CLASSES, shots=(4, 16), num_samples=BOTH),
     ],
     "shots": [
         *_grid(model="vma", train_shots=TRAIN_SHOTS, shots=tuple(range(1, 20)), num_samples=BOTH),

@@ -372,8 +372,8 @@ TABLES = {
         ),
         TableSpec(
             "scaling",
-            f"More classes in memory (Figure 5A). Test {_NLL}; the optimum is the NLL with one class in memory + "
-            "log C, the difference is paired on the same targets, and the paper's is about 0",
+            f"More classes in memory (Figure 5A). Test {_NLL}; the optimum is VMA's NLL with one class in memory + "
+            "log C, the difference is paired on the same targets, and VMA's in the paper is about 0",
             ("scaling",),
             frames.scaling,
             excess_grid,

@@ -102,6 +102,6 @@ def test_groups_hold_what_shares_targets() -> None:
     by_group = tasks.groups(cells)
     assert sorted(map(id, (c for group in by_group for c in group))) == sorted(map(id, cells))
     vma = [group for group in by_group if group[0].train.model == "vma"]
-    assert [len(group) for group in vma] == [18, 18]  # K = 4 and K = 1,000
+    assert [len(group) for group in vma] == [27, 27]  # K = 4 and K = 1,000
     assert all(len({c.train for c in group}) == 1 for group in by_group)
     assert all(len(group) == 1 for group in tasks.groups(DECLARED["fewshot"].cells))

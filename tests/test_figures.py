@@ -152,6 +152,13 @@ def test_scaling_shows_the_optimum_the_excess_and_the_papers_soft_attention(made
     assert "the paper's soft attention, N = 16" in words_of(figure)
 
 
+def test_a_figure_says_where_models_were_not_trained_for_equally_long(made: Results) -> None:
+    assert "Updates: VMA 60,000, soft attention 30,000." in words_of(drawn(made, "5a"))
+    assert "Updates: " not in words_of(drawn(made, "2a"))  # one model
+    equal = replace(made, rows=made.rows.assign(updates=7))
+    assert "Updates: " not in words_of(drawn(equal, "5a"))
+
+
 def test_wallclock_marks_both_crossovers(made: Results) -> None:
     words = words_of(drawn(made, "wallclock"))
     assert "the paper's, 48" in words

@@ -36,9 +36,10 @@ def test_every_cell_of_the_first_screen_is_filled(made: Path) -> None:
     assert "over 28 cells" in table
     figure = readme.figure5a(results).splitlines()
     ours = [line for line in figure if "examples each" in line]
-    assert len(ours) == 12  # three models, two numbers of examples, two of K
-    assert all(line.count("(+") + line.count("(-") == 4 for line in ours)
-    assert any(line.startswith("| Soft attention (features, trained on 8 classes), 19 examples each") for line in ours)
+    assert len(ours) == 2 * (3 + 2 + 2)  # of each K: the examples of VMA, and of two of soft attention
+    # one class alone is the yardstick of VMA, and has a difference of its own where it is another model's
+    assert all(line.count("(+") + line.count("(-") == 4 + line.startswith("| Soft attention") for line in ours)
+    assert any(line.startswith("| Soft attention (features, trained on 8 classes), 16 examples each") for line in ours)
     verdicts = readme.verdicts(results)
     assert verdicts.startswith("**Of 60 numbers of the paper, so far:** ")
     assert verdicts.index("not reproduced") < verdicts.index("near")

@@ -153,6 +153,15 @@ def test_the_optimum_is_the_nll_with_one_class_and_log_c_and_the_excess_is_paire
     assert frame.excess_low[16] < frame.excess[16] < frame.excess_high[16]
 
 
+def test_the_optimum_of_vma_is_the_yardstick_of_soft_attention_too(made: Results) -> None:
+    frame = select(frames.scaling(made), shots=16, num_samples=4)
+    vma, soft = (select(frame, model=model).set_index("classes") for model in ("vma", "soft"))
+    soft = soft[soft.train_classes == 2]
+    assert soft.optimum[32] == vma.optimum[32] == pytest.approx(vma.nll[1] + np.log(32))
+    assert soft.excess[32] == pytest.approx(soft.nll[32] - vma.optimum[32], abs=1e-5)
+    assert soft.excess[1] == pytest.approx(soft.nll[1] - vma.nll[1], abs=1e-5)
+
+
 def test_without_shared_targets_there_is_no_excess(made: Results, tmp_path: Path) -> None:
     bare = replace(made, folder=tmp_path)
     frame = frames.scaling(bare)
