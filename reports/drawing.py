@@ -111,11 +111,12 @@ def _unequal_updates(rows: pd.DataFrame) -> str | None:
     """How long each model was trained, where models of one experiment were not for equally long."""
     if rows.experiment.nunique() > 1:  # a figure of all runs
         return None
-    spans = rows[rows.updates > 0].groupby(["model"], sort=False).updates.agg(["min", "max"])
+    names = {"vma": "VMA", "soft": "soft attention", "vae": "plain VAE"}
+    spans = rows[rows.updates > 0].groupby("model").updates.agg(["min", "max"])
+    spans = spans.loc[[model for model in names if model in spans.index]]
     if spans["max"].nunique() < 2:
         return None
     parts = [f"{few:,}" + f" to {many:,}" * (many > few) for few, many in spans.itertuples(index=False)]
-    names = {"soft": "soft attention", **NAMES}
     return f"Updates: {', '.join(f'{names[model]} {part}' for model, part in zip(spans.index, parts, strict=True))}."
 
 
