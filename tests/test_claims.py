@@ -62,7 +62,7 @@ def test_every_claim_and_all_that_stands_beside_it_finds_its_cells_among_the_dec
         outcome = found[name]
         assert not outcome.missing
         assert outcome.rows
-        assert [part.label for part in outcome.beside] == list(claim.beside), name
+        assert [part.label.split(" (soft")[0] for part in outcome.beside] == list(claim.beside), name
         if not small and claim.judge is None:
             assert outcome.verdict == judge(claim.worse, outcome.difference or 0.0, outcome.stderr)
     assert {outcome.verdict for outcome in found.values()} <= set(VERDICTS)
@@ -224,9 +224,8 @@ def test_a_model_that_has_learned_nothing_does_not_overfit(tmp_path: Path, train
 
 
 def test_a_comparison_of_models_says_after_how_many_updates_each(tmp_path: Path) -> None:
-    beside = {b.label: b.ours for b in outcomes(tmp_path, invented("table1"))["table1.vma.1.1"].beside}
-    assert beside["soft attention minus VMA"].endswith(" (soft after 30,000, vma after 60,000 updates)")
-    assert "updates" not in beside["protocol gmn"]
+    labels = [part.label for part in outcomes(tmp_path, invented("table1"))["table1.vma.1.1"].beside]
+    assert labels == ["protocol gmn", "soft attention minus VMA (soft after 30,000, vma after 60,000 updates)"]
 
 
 def test_no_run_has_failed_before_it_had_its_updates(tmp_path: Path) -> None:
