@@ -94,7 +94,8 @@ def annotate(figure: Figure, results: Results, experiments: Iterable[str]) -> No
     if rows.dirty.any():
         dirty = ", ".join(sorted(rows[rows.dirty].variant.fillna(rows.experiment).unique()))
         notes.append(f"Made by code that differs from any commit: {dirty}.")
-    if unequal := _unequal_updates(rows):
+    legends = [*figure.legends, *filter(None, (axis.get_legend() for axis in figure.axes))]
+    if unequal := _unequal_updates(rows, " ".join(text.get_text() for one in legends for text in one.get_texts())):
         notes.append(unequal)
     if notes:
         room = 0.3 / figure.get_size_inches()[1]
@@ -107,11 +108,14 @@ def annotate(figure: Figure, results: Results, experiments: Iterable[str]) -> No
         figure.text(0.5, 0.5, "SMOKE RUN - not results", rotation=25, ha="center", va="center", **mark)
 
 
-def _unequal_updates(rows: pd.DataFrame) -> str | None:
-    """How long each model was trained, where models of one experiment were not for equally long."""
+def _unequal_updates(rows: pd.DataFrame, legends: str) -> str | None:
+    """How long each model that the legends name was trained, where models of one experiment were not for equally
+    long.
+    """
     if rows.experiment.nunique() > 1:  # a figure of all runs
         return None
     names = {"vma": "VMA", "soft": "soft attention", "vae": "plain VAE"}
+    names = {model: name for model, name in names.items() if name in legends}
     spans = rows[rows.updates > 0].groupby("model").updates.agg(["min", "max"])
     spans = spans.loc[[model for model in names if model in spans.index]]
     if spans["max"].nunique() < 2:

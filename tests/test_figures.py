@@ -155,6 +155,7 @@ def test_scaling_shows_the_optimum_the_excess_and_the_papers_soft_attention(made
 def test_a_figure_says_where_models_were_not_trained_for_equally_long(made: Results) -> None:
     assert "Updates: VMA 60,000, soft attention 30,000." in words_of(drawn(made, "5a"))
     assert "Updates: " not in words_of(drawn(made, "2a"))  # one model
+    assert "Updates: VMA 60,000, plain VAE 30,000." in words_of(drawn(made, "4b"))  # which shows no soft attention
     equal = replace(made, rows=made.rows.assign(updates=7))
     assert "Updates: " not in words_of(drawn(equal, "5a"))
 
