@@ -65,7 +65,7 @@ NOTES: dict[str, str] = {
     "examples, 2.4 to 3.3 nats with one and 4.1 to 5.5 with 19: more examples help our model less. It overfits: at "
     "K = 4 its bound is 8 nats better on training than on validation classes. The L2 of 3e-4 hardly matters as it "
     "is read here, in the loss: in the shipped weights its penalty is 0.8 nats in all. A learning rate that comes "
-    "down to zero over 10,000 more updates (recipes) gains 1.9 nats in the corners of the table, which leaves 0.1 to "
+    "down to zero over 10,000 more updates (recipes) gains 1.9 to 2.3 nats in the table's corners, which leaves 0.1 to "
     "1.0 with one example and 3.3 to 3.7 with 19. Tried by hand on validation classes, with a decay over 4,000 "
     "updates: 33 times the L2 gains nothing more, and a decoupled decay of 3e-4 an update loses 2.2. The paper does "
     "not say how many updates it made.",
