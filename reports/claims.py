@@ -70,8 +70,9 @@ NOTES: dict[str, str] = {
     "updates: 33 times the L2 gains nothing more, and a decoupled decay of 3e-4 an update loses 2.2. The paper does "
     "not say how many updates it made.",
     "fewshot.soft": "It overfits: after 30,000 updates its bound (K = 1) is -88 on training classes and -102 on "
-    "validation classes, where it has not improved since 22,000; VMA's are 7 nats apart. Its weights find the class, "
-    "on training and test classes alike (0.95 of their mass with two classes in memory), but spread over the class's "
+    "validation classes, where it has not improved since 22,000; VMA's (K = 4) are 7 apart. "
+    "By hand, 160 targets: its weights find the class, on training and test classes alike (0.95 of their mass with two "
+    "classes in memory), but spread over the class's "
     "entries (the largest is 0.3 on average): the average of 16 of a class's 20 drawings is nearly the same each time, "
     "so that the decoder presumably learns the training classes by heart. With 4 examples of each class in training, "
     "as for Table 1, the gap is 7 nats.",
