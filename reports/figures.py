@@ -796,7 +796,8 @@ def figure_training(results: Results) -> Figure | None:
             (line,) = axis.plot(log["update"], nll, **style, lw=1.1, alpha=0.85)
             named.setdefault(NAMES[name], line)
             test = select(few_shot, train_id=row.train_id)
-            test = test[(test.classes == test.train_classes) | (test.model == "vae")]
+            alike = (test.classes == test.train_classes) & (test.shots == test.train_shots)
+            test = test[alike | (test.model == "vae")]
             axis.plot(test.updates, test.value, "o", color=STYLES[name]["color"], fillstyle="none", ms=6)
             late = nll[log["update"] >= 0.08 * log["update"].max()]
             best, start = min(best, nll.min(), train_nll.min(), *test.value), max(start, late.max())

@@ -108,7 +108,7 @@ def fewshot(results: Results) -> pd.DataFrame:
     """Also paper, its NLL: of VMA at the fewest and the most examples, since it does not print which N they are of; of
     soft attention trained on two classes, at 1 and 2.
     """
-    keys = ["model", "read", "train_classes", "classes", "shots", "num_samples"]
+    keys = ["model", "read", "train_classes", "train_shots", "classes", "shots", "num_samples"]
     frame = cells(results, "fewshot", keys, BOUND)
 
     def paper(row: "pd.Series[Any]") -> float:

@@ -338,7 +338,16 @@ CELLS: dict[str, list[dict[str, Any]]] = {
     "fewshot": [
         *_grid(model="vma", shots=FEWSHOT_SHOTS, num_samples=BOTH),
         *_grid(model="vae", num_samples=BOTH),
-        *_grid(model="soft", read=("features", "images"), train_classes=(2, 8), classes=(1, 2, 8), num_samples=BOTH),
+        *_grid(
+            model="soft",
+            read=("features", "images"),
+            train_classes=(2, 8),
+            train_shots=16,
+            classes=(1, 2, 8),
+            num_samples=BOTH,
+        ),
+        *_grid(model="soft", train_shots=4, classes=(1, 2, 8), shots=16, num_samples=BOTH),
+        *_grid(model="soft", train_shots=4, classes=8, shots=4, num_samples=BOTH),
     ],
     "samples": _grid(model="vma"),
     "lookup": _grid(model="vma"),

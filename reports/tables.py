@@ -182,6 +182,7 @@ def fewshot_grid(frame: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "model": _models(frame),
         "trained classes": _whole(frame.train_classes),
+        "trained N": _whole(frame.train_shots),
         "C": _whole(frame.classes),
         "N": _whole(frame.shots),
         "K": _whole(frame.num_samples),

@@ -224,8 +224,10 @@ def test_training_shows_each_run_once(made: Results) -> None:
     assert len(curves) == 2 * len(runs)  # on training and on validation classes
     tested = [line for line in lines if line.get_marker() == "o" and len(line.get_xdata())]
     few_shot = made.of("fewshot", metric="nll", num_samples=4)
-    alike = few_shot[(few_shot.classes == few_shot.train_classes) | (few_shot.model == "vae")]
-    assert len(tested) == alike.train_id.nunique() == 15
+    same = (few_shot.classes == few_shot.train_classes) & (few_shot.shots == few_shot.train_shots)
+    alike = few_shot[same | (few_shot.model == "vae")]
+    assert len(tested) == alike.train_id.nunique() == 16
+    assert all(len(line.get_xdata()) == 1 for line in tested)
 
 
 @pytest.mark.parametrize("name", ["2b", "classification"])
