@@ -578,9 +578,10 @@ def figure_table1(results: Results) -> Figure | None:
                 part = with_gaps(whole[whole.model == model].rename(columns=columns), "shots", shots)
                 points(axis, part.shots, part, "nll", label=NAMES[name], **STYLES[name])
             if protocol == "gmn" and len(trained_gmn):
-                part = with_gaps(trained_gmn[trained_gmn.classes == c], "shots", shots)
+                part = with_gaps(trained_gmn[trained_gmn.classes == c].rename(columns=columns), "shots", shots)
                 style = {**STYLES["vma"], "linestyle": ":", "markerfacecolor": "white"}
-                axis.plot(part.shots, part.value, label="VMA trained under the GMN protocol", **style)
+                label = "VMA trained under the GMN protocol"
+                points(axis, part.shots, part, "nll", label=label, **style)
             for _, alone in frame[frame.model == "vae"].iterrows():
                 axis.axhline(alone.value, color=STYLES["vae"]["color"], linestyle="-.", label="plain VAE")
             quoted = paper[(paper.model == published) & (paper.classes == c)]

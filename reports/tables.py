@@ -468,10 +468,10 @@ def title(results: Results, name: str) -> str:
     elif stand_ins(rows):
         parts.insert(0, f"NOT THE PAPER'S DATA ({', '.join(stand_ins(rows))})")
     if name.startswith("table1"):
-        made = rows.groupby("model").agg({"updates": "max", "n": "max", "train_seed": "nunique"})
         parts += [
-            f"{NAMES[str(model)]}: {updates:,} updates, seeds: {seeds}, n = {n:,}"
-            for model, (updates, n, seeds) in made.iterrows()
+            f"{NAMES[str(model)]}: {made['updates']} updates, seeds: {made['seeds']}, n = {part.n.max():,.0f}"
+            for model, part in spec.frame(results).groupby("model", sort=False)
+            for made in [_made_by(part)]
         ]
     return ". ".join(parts) + "."
 

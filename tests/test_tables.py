@@ -265,6 +265,16 @@ def test_a_damaged_file_of_timings_is_named(content: str, made: Results, tmp_pat
         timing.updates(replace(made, folder=tmp_path))
 
 
+def test_titles_of_table_1_speak_of_the_rows_below_them_alone(made: Results) -> None:
+    trained_gmn = (made.rows.experiment == "table1") & (made.rows.train_protocol == "gmn")
+    rows = made.rows.assign(updates=made.rows.updates.mask(trained_gmn, 777))
+    titles = {name: tables.title(replace(made, rows=rows), name) for name in ("table1", "table1-gmn-trained")}
+    assert "VMA: 777 updates, seeds: 1" in titles["table1-gmn-trained"]
+    assert "Soft attention" not in titles["table1-gmn-trained"]
+    assert "777" not in titles["table1"]
+    assert "Soft attention: 30,000 updates, seeds: 1" in titles["table1"]
+
+
 def test_stand_ins_are_said_in_the_title(made: Results) -> None:
     rows = made.rows.assign(dataset=made.rows.dataset.replace("mnist_larochelle", "mnist_gmn"))
     assert tables.title(replace(made, rows=rows), "recall").startswith("NOT THE PAPER'S DATA (mnist_gmn)")
