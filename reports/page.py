@@ -210,7 +210,7 @@ def _table(results: Results, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "heading": spec.title,
-        "title": "" if grid is None else tables.title(results, name).replace(f"{spec.title}. ", ""),
+        "title": "" if grid is None else tables.title(results, name, frame).replace(f"{spec.title}. ", ""),
         "columns": [] if grid is None else [str(column) for column in grid.columns],
         "lines": [] if grid is None else [[str(value) for value in line] for line in grid.to_numpy()],
     }

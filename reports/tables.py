@@ -456,23 +456,23 @@ TABLES = {
 }
 
 
-def title(results: Results, name: str) -> str:
-    """What stands above a table: what it shows, what its marks mean, and what its rows are of."""
+def title(results: Results, name: str, frame: pd.DataFrame) -> str:
+    """What stands above a table with this frame: what it shows, what its marks mean, and what its rows are of."""
     spec = TABLES[name]
     rows = results.rows[results.rows.experiment.isin(spec.experiments)]
     parts = [spec.title, "± standard error"] if spec.experiments else [spec.title]
-    if rows.dirty.any() or (not spec.experiments and spec.frame(results).dirty.any()):
+    if frame.dirty.any():
         parts.append("* made by code that differs from any commit")
     if results.smoke:
         parts.insert(0, "SMOKE RUN, NOT RESULTS")
     elif stand_ins(rows):
         parts.insert(0, f"NOT THE PAPER'S DATA ({', '.join(stand_ins(rows))})")
     if name.startswith("table1"):
-        parts += [
-            f"{NAMES[str(model)]}: {made['updates']} updates, seeds: {made['seeds']}, n = {part.n.max():,.0f}"
-            for model, part in spec.frame(results).groupby("model", sort=False)
-            for made in [_made_by(part)]
-        ]
+        for model, part in frame.groupby("model", sort=False):
+            made = _made_by(part)
+            parts.append(
+                f"{NAMES[str(model)]}: {made['updates']} updates, seeds: {made['seeds']}, n = {part.n.max():,.0f}"
+            )
     return ". ".join(parts) + "."
 
 
@@ -489,7 +489,7 @@ def save(results: Results, folder: Path, name: str) -> list[Path]:
         return []
     grid = spec.grid(frame)
     folder.mkdir(parents=True, exist_ok=True)
-    above = title(results, name)
+    above = title(results, name, frame)
     contents = {
         "md": markdown(grid, above),
         "tex": latex(grid, above),

@@ -96,6 +96,10 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return read_results(make_results(tmp_path_factory.mktemp("smoke"), smoke=True))
 
 
+def title(results: Results, name: str) -> str:
+    return tables.title(results, name, tables.TABLES[name].frame(results))
+
+
 def only(results: Results, kept: "pd.Series[bool]") -> Results:
     return replace(results, rows=results.rows[kept])
 
@@ -180,8 +184,8 @@ def test_ablations_are_differences_to_the_control_and_dirty_rows_are_marked(made
     assert grid.variant.iloc[0] == "control"
     assert dict(zip(grid.variant, grid[""], strict=True))["lr1e-4"] == "*"
     assert (grid[""] == "*").sum() == 2
-    assert "* made by code" in tables.title(made, "ablations")
-    assert "* made by code" not in tables.title(made, "scaling")
+    assert "* made by code" in title(made, "ablations")
+    assert "* made by code" not in title(made, "scaling")
 
 
 def test_fewshot_has_two_seeds_and_the_papers_ends(made: Results) -> None:
@@ -239,8 +243,8 @@ def test_ratios_stand_with_what_they_mean_and_what_is_wanted(made: Results) -> N
     grid = timing.ratios_grid(frame)
     assert grid.iloc[0, 1:4].tolist() == ["4.50", "0.40 to 5.00", "at least 2.2"]
     assert grid[""].tolist() == ["", "", "", "*"]
-    assert "* made by code" in tables.title(made, "timing-ratios")
-    assert "±" not in tables.title(made, "timing-ratios")
+    assert "* made by code" in title(made, "timing-ratios")
+    assert "±" not in title(made, "timing-ratios")
 
 
 def test_seconds_of_evaluation_are_of_one_target(made: Results) -> None:
@@ -268,7 +272,7 @@ def test_a_damaged_file_of_timings_is_named(content: str, made: Results, tmp_pat
 def test_titles_of_table_1_speak_of_the_rows_below_them_alone(made: Results) -> None:
     trained_gmn = (made.rows.experiment == "table1") & (made.rows.train_protocol == "gmn")
     rows = made.rows.assign(updates=made.rows.updates.mask(trained_gmn, 777))
-    titles = {name: tables.title(replace(made, rows=rows), name) for name in ("table1", "table1-gmn-trained")}
+    titles = {name: title(replace(made, rows=rows), name) for name in ("table1", "table1-gmn-trained")}
     assert "VMA: 777 updates, seeds: 1" in titles["table1-gmn-trained"]
     assert "Soft attention" not in titles["table1-gmn-trained"]
     assert "777" not in titles["table1"]
@@ -277,4 +281,4 @@ def test_titles_of_table_1_speak_of_the_rows_below_them_alone(made: Results) -> 
 
 def test_stand_ins_are_said_in_the_title(made: Results) -> None:
     rows = made.rows.assign(dataset=made.rows.dataset.replace("mnist_larochelle", "mnist_gmn"))
-    assert tables.title(replace(made, rows=rows), "recall").startswith("NOT THE PAPER'S DATA (mnist_gmn)")
+    assert title(replace(made, rows=rows), "recall").startswith("NOT THE PAPER'S DATA (mnist_gmn)")
