@@ -97,9 +97,9 @@ def build_objective(spec: TrainSpec) -> Callable[[Terms], Tensor]:
 
 
 def build_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """Adam with the L2 penalty in the loss, so that Adam scales it too (the text does not say which way); or Muon, whose
-    decay is decoupled. A learned memory has none: L2 is on "all parameters with the exception of M" (section 4.2). On
-    CUDA devices a graph can hold it, except on the reference path, which has none.
+    """Adam with the L2 penalty in the loss, so that Adam scales it too (the text does not say which way); or Muon,
+    whose decay is decoupled. A learned memory has none: L2 is on "all parameters with the exception of M" (section
+    4.2). On CUDA devices a graph can hold it, except on the reference path, which has none.
     """
     memory = getattr(model, "memory", None)
     device = next(model.parameters()).device
@@ -129,8 +129,10 @@ def build_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def uses_graph(spec: TrainSpec, device: torch.device) -> bool:
-    """Whether an update is one CUDA graph: on such a device, except on the reference path."""
-    return device.type == "cuda" and spec.path is None
+    """Whether an update is one CUDA graph: on such a device, except on the reference path or with episodes of changing
+    shapes.
+    """
+    return device.type == "cuda" and spec.path is None and spec.episode.fewest_shots is None
 
 
 def schedule(spec: TrainSpec) -> Callable[[int], float]:

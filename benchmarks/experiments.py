@@ -365,6 +365,17 @@ def tuning() -> Experiment:
             "turned-shifted": replace(control, episode=replace(turned, shifted=2)),
             "shifted": replace(control, episode=replace(control.episode, shifted=2)),
         }
+        if name == "vma":
+            drawn = replace(control.episode, shots=16, fewest_shots=1)
+            variants |= {
+                "turned-drawn": replace(control, episode=replace(drawn, turned=8)),
+                "turned-16-classes": replace(control, episode=replace(turned, classes=16, target_classes=8)),
+            }
+        if name == "soft":
+            variants |= {
+                "turned-2-shots": replace(control, episode=replace(turned, shots=2)),
+                "turned-drawn": replace(control, episode=replace(turned, shots=16, fewest_shots=1)),
+            }
         if name == "vae":
             variants |= {
                 "adam-1e-3": replace(adam, learning_rate=1e-3),
@@ -380,7 +391,7 @@ def tuning() -> Experiment:
             Cell(train, EvalSpec(EpisodeSpec(), 4, 1000, split="validation"), TUNING_UPDATES, f"{name}-{variant}")
             for variant, train in variants.items()
         ]
-    return Experiment("tuning", "", "how the suite's recipe was chosen", tuple(cells))
+    return Experiment("tuning", "4.2, 5", "how the suite's recipe was chosen", tuple(cells))
 
 
 def recipes() -> Experiment:

@@ -25,7 +25,7 @@ from benchmarks.spec import BY_CLASS, TrainSpec, identity
 from benchmarks.store import ROOT, append_lines, code_state, read_rows, spec_id, write_text
 from vma import checkpoint
 from vma.data import DataSet, cache_dir
-from vma.data.episodes import Episode, Episodes
+from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
 from vma.evaluation import evaluate
 from vma.objectives import Terms, iwae
@@ -313,7 +313,10 @@ def validation_episodes(spec: TrainSpec, data: DataSet, device: torch.device) ->
     Raises:
         InputError: if no validation class has enough drawings.
     """
-    episode, validation = replace(spec.episode, turned=None, shifted=None, upright=None), data.validation
+    validation = data.validation
+    episode = replace(spec.episode, turned=None, shifted=None, upright=None, fewest_shots=None)
+    if spec.episode.fewest_shots is not None:  # as many as the paper's, so that curves can be compared
+        episode = replace(episode, shots=min(episode.shots, EpisodeSpec.shots))
     if episode.protocol in BY_CLASS:
         episode = replace(episode, classes=min(episode.classes, validation.num_classes))
     elif episode.memory_size is not None:

@@ -57,8 +57,8 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         capturable: bool = False,
     ) -> None:
-        muon = {"params": list(matrices), "lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        rest = {"params": list(others), "lr": adam_lr, "betas": betas}
+        muon: dict[str, Any] = {"params": list(matrices), "lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        rest: dict[str, Any] = {"params": list(others), "lr": adam_lr, "betas": betas}
         super().__init__([muon, rest], {"fused": True, "capturable": capturable})
 
     @torch.no_grad()
@@ -98,7 +98,7 @@ class Muon(torch.optim.Optimizer):
             beta1, beta2 = group["betas"]
             adam(
                 params,
-                [p.grad for p in params],  # type: ignore[misc]
+                [p.grad for p in params],
                 [state["exp_avg"] for state in states],
                 [state["exp_avg_sq"] for state in states],
                 [],

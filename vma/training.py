@@ -56,8 +56,8 @@ def fit(
         generator: of addresses and noise.
         dtype: float32, or bfloat16 for mixed precision; the bound's arithmetic is float32 in both.
         schedule: the factor of the optimizer's rates at each update, where they are not constant.
-        kl_warmup: updates over which the weight of log p(z|.) - log q(z|.) in the objective rises from 0 to 1; the terms
-            that are yielded are the unweighted ones.
+        kl_warmup: updates over which the weight of log p(z|.) - log q(z|.) in the objective rises from 0 to 1; what is
+            yielded are the unweighted terms.
         clip: largest norm of the gradient; None does not clip.
         episodes_per_update: n.
         graph: for models on CUDA devices.

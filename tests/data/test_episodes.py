@@ -386,3 +386,18 @@ def test_a_class_is_turned_and_moved_as_a_whole(upright: float | None) -> None:
             same += (0, 0, 0) in found
     assert len(seen) > (60 if upright is None else 40)
     assert (same > 90) == (upright is not None)
+
+
+def test_the_number_of_examples_is_drawn_anew_in_each_episode() -> None:
+    spec = EpisodeSpec(classes=3, targets_per_class=4, shots=16, fewest_shots=1)
+    drawn = Episodes(EVEN, spec, 3)
+    found = []
+    for step in range(200):
+        episode, full = drawn(step), Episodes(EVEN, replace(spec, fewest_shots=None), 3)(step)
+        assert episode.memory_index is not None
+        assert full.memory_index is not None
+        found.append(len(episode.memory_index) // 3)
+        assert torch.equal(episode.x_index, full.x_index)
+        assert torch.equal(episode.memory_index.view(3, -1), full.memory_index.view(3, 16)[:, : found[-1]])
+    assert {min(found), max(found)} == {1, 16}
+    assert 0.35 < sum(n > 4 for n in found) / 200 < 0.55  # log(17 / 5) / log(17) = 0.43

@@ -62,7 +62,8 @@ class EpisodeSpec:
     `turned` and `shifted` make new classes from old ones: in each episode every class is turned as a whole, targets and
     memory alike, to one of so many orientations (4: by multiples of 90 degrees; 8: mirrored too) and moved by up to so
     many pixels each way. What comes in at the edge is blank; pixels stay exact. With `upright` at least that share of
-    classes is left as it is drawn.
+    classes is left as it is drawn. With `fewest_shots` under `per_class` each episode has its own number of examples,
+    between that and `shots`, evenly on a logarithmic scale; no CUDA graph can hold such episodes.
 
     Raises:
         InputError: for a field out of its range, or fields that contradict each other.
@@ -77,6 +78,7 @@ class EpisodeSpec:
     turned: int | None = None
     shifted: int | None = None
     upright: float | None = None
+    fewest_shots: int | None = None
 
     def __post_init__(self) -> None:
         check_name("protocol", self.protocol, PROTOCOLS)
@@ -96,6 +98,10 @@ class EpisodeSpec:
             check_whole("shifted", self.shifted, 1, 8)
         if self.upright is not None and not 0 < self.upright < 1:
             raise InputError(f"upright is {self.upright}, must lie between 0 and 1")
+        if self.fewest_shots is not None:
+            check_whole("fewest_shots", self.fewest_shots, 1, self.shots)
+            if self.protocol != "per_class":
+                raise InputError(f"fewest_shots is given with protocol {self.protocol}: it is for per_class")
         if self.protocol not in ("per_class", "gmn") and (self.turned or self.shifted):
             raise InputError(f"turned or shifted is given with protocol {self.protocol}: it is for classes")
         check_whole("classes x targets_per_class", self.num_targets, 1, MOST)
@@ -193,10 +199,18 @@ class Episodes:
         index = index.gather(1, keys.argsort(1))  # each class's drawings in random order, ragged ones' gaps last
         targets = index[: spec.target_classes, : spec.targets_per_class].flatten()
         if spec.protocol == "per_class":
-            return targets, index[:, spec.targets_per_class : spec.targets_per_class + spec.shots].flatten()
+            return targets, index[:, spec.targets_per_class :][:, : self._shots(step)].flatten()
         member = self._below(spec.classes, step, 2, spec.shots)
         drawing = _scale(self._keys(step, 3, torch.arange(spec.shots, device=classes.device)), counts[member])
         return targets, starts[member] + drawing
+
+    def _shots(self, step: int | Tensor) -> int:
+        """Examples a class in this episode."""
+        spec = self.spec
+        if spec.fewest_shots is None:
+            return spec.shots
+        u = int(self._below(2**20, step, 9, 1)) / 2**20
+        return min(spec.shots, int(spec.fewest_shots * ((spec.shots + 1) / spec.fewest_shots) ** u))
 
     def _keys(self, step: int | Tensor, stream: int, counter: Tensor) -> Tensor:
         return _keys(self.seed, step, stream, counter)
@@ -243,7 +257,7 @@ def subsample_memory(episode: Episode, memory_size: int, seed: int, step: int) -
 def transformed(
     images: Float[Tensor, "N C S S"], orientation: Int[Tensor, " N"], down: Int[Tensor, " N"], right: Int[Tensor, " N"]
 ) -> Float[Tensor, "N C S S"]:
-    """Each image turned by `orientation` mod 4 quarter turns, mirrored from 4 on, then moved; blank where nothing was."""
+    """Each image turned by `orientation` mod 4 quarter turns, mirrored from 4 on, then moved; blank at the edge."""
     N, C, size, _ = images.shape
     place = torch.arange(size, device=images.device)
     row = (place[:, None] - down[:, None, None]).expand(N, size, size)
