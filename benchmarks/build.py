@@ -11,17 +11,43 @@ from torch import Tensor, nn
 from baselines import PlainVAE, SoftAttentionVAE
 from baselines.sampled import SampledGradientSoftAttention
 from benchmarks.spec import TrainSpec
-from vma import ConvSizes, MLPSizes, VariationalMemoryAddressing, iwae, vimco
+from vma import ConvSizes, MLPSizes, VariationalMemoryAddressing, estimators, iwae, vimco
+from vma.addressing import Draw
 from vma.data import DataSet
 from vma.errors import InputError
+from vma.gumbel import GumbelAddressing
 from vma.networks import Sizes
-from vma.objectives import Terms, geometric_leave_one_out
+from vma.objectives import Terms
 from vma.optimisers import Muon
 from vma.reference import ReferenceAddressing
 from vma.sampled import SampledGradientAddressing
 
 WIDEST = 512  # shorter side of the largest matrix that Muon takes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+# The surrogate of each estimator of q(a|x)'s gradient; None is VIMCO with the arithmetic mean. NVIL's is a method of
+# the model's own baseline.
+SURROGATES: dict[str | None, Callable[[Terms], Tensor]] = {
+    None: vimco,
+    "geometric": partial(vimco, baseline=estimators.geometric_leave_one_out),
+    "ovis0": partial(estimators.ovis, gamma=0.0),
+    "ovis1": partial(estimators.ovis, gamma=1.0),
+    "rloo": estimators.rloo,
+    "wake": estimators.wake,
+    "set-score": estimators.score_of_set,
+    "set-wake": estimators.wake,
+    "all-score": estimators.score_of_all,
+    "all-wake": estimators.wake,
+    "gumbel": estimators.pathwise,
+}
+# how those draw addresses that take no independent draws
+DRAWS: dict[str | None, Draw] = {
+    "set-score": estimators.draw_set,
+    "set-wake": estimators.draw_set,
+    "all-score": estimators.draw_all,
+    "all-wake": estimators.draw_all,
+}
 
 
 def sizes(spec: TrainSpec) -> Sizes:
@@ -58,6 +84,8 @@ def build_model(spec: TrainSpec, data: DataSet, device: torch.device) -> nn.Modu
                 make = ReferenceAddressing
             elif spec.gradient_entries is not None:
                 make = partial(SampledGradientAddressing, gradient_entries=spec.gradient_entries)
+            elif spec.estimator == "gumbel":
+                make = GumbelAddressing
             model = make(
                 sizes(spec),
                 memory_shape=spec.memory_shape,
@@ -66,7 +94,10 @@ def build_model(spec: TrainSpec, data: DataSet, device: torch.device) -> nn.Modu
                 prior=spec.prior,
                 tied=bool(spec.tied),
                 pixel_mean=mean,
+                z_gradient=spec.z_gradient or "iwae",
             )
+            if spec.estimator == "nvil":  # after all other weights, which are then those of the other estimators
+                model.baseline = estimators.NVIL(sizes(spec).embedding)
         elif spec.model == "soft" and spec.gradient_entries is not None:
             model = SampledGradientSoftAttention(sizes(spec), gradient_entries=spec.gradient_entries, pixel_mean=mean)
         elif spec.model == "soft":
@@ -90,11 +121,19 @@ def pixel_mean(data: DataSet) -> float:
     return mean
 
 
-def build_objective(spec: TrainSpec) -> Callable[[Terms], Tensor]:
-    """VIMCO where there is an address to learn, else the plain bound."""
+def build_objective(spec: TrainSpec, model: Any) -> Callable[[Terms], Tensor]:
+    """The spec's estimator, VIMCO unless it names one, where there is an address to learn; else the plain bound."""
     if spec.model != "vma":
         return iwae
-    return vimco if spec.estimator is None else partial(vimco, baseline=geometric_leave_one_out)
+    if spec.estimator == "nvil":
+        surrogate: Callable[[Terms], Tensor] = model.baseline.surrogate
+        return surrogate
+    return SURROGATES[spec.estimator]
+
+
+def build_draw(spec: TrainSpec) -> Draw | None:
+    """How the spec's estimator draws addresses; None where it takes independent draws, or there is no address."""
+    return DRAWS.get(spec.estimator)
 
 
 def build_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:

@@ -19,7 +19,15 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, schedule, uses_graph
+from benchmarks.build import (
+    DTYPES,
+    build_draw,
+    build_model,
+    build_objective,
+    build_optimizer,
+    schedule,
+    uses_graph,
+)
 from benchmarks.locks import Busy, locked
 from benchmarks.spec import BY_CLASS, TrainSpec, identity
 from benchmarks.store import ROOT, append_lines, code_state, read_rows, spec_id, write_text
@@ -185,7 +193,7 @@ def _train(
             yield from fit(
                 model,
                 episodes,
-                build_objective(spec),
+                build_objective(spec, model),
                 optimizer,
                 spec.num_samples,
                 range(done, min(until, last)),
@@ -196,6 +204,7 @@ def _train(
                 clip=spec.clip,
                 episodes_per_update=spec.episodes_per_update or 1,
                 graph=graph,
+                draw=build_draw(spec),
             )
 
     steps = fitted()

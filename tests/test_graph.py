@@ -110,8 +110,8 @@ def test_the_static_update_is_that_of_fit(name: str, n: int, clip: float | None)
     for number, terms in plain(one, adam, name, range(5, 15), clip=clip, episodes_per_update=n):
         assert update.number == number
         made = update()
-        assert all(torch.equal(vars(made)[field], value) for field, value in vars(terms).items())
-        assert not any(value.requires_grad for value in vars(made).values())
+        assert all(torch.equal(made.tensors[field], value) for field, value in terms.tensors.items())
+        assert not any(value.requires_grad for value in made.tensors.values())
         update.check("")
     assert same(weights(one), weights(other))
 
@@ -143,7 +143,7 @@ def test_a_broken_bound_changes_no_weights_from_there_on_and_is_remembered() -> 
     assert same(weights(model), before)
     for index, entry in optimizer.state_dict()["state"].items():
         assert all(torch.equal(value, state[index][key]) for key, value in entry.items())
-    with pytest.raises(NonFiniteBound, match=r"^the bound is not finite at update 8, seed 0: log_pz broke$"):
+    with pytest.raises(NonFiniteBound, match=r"^the bound is not finite at update 8, seed 0: log_rz broke$"):
         update.check(", seed 0")
 
 
@@ -290,7 +290,7 @@ def test_everything_is_on_the_device_and_stays_there(name: str) -> None:
             update._look(terms)
             CASES[name][1](terms)
             torch.nn.utils.clip_grad_norm_(update.update.model.parameters(), 1.0)
-        assert {value.device.type for value in vars(terms).values()} == {"cuda"}
+        assert {value.device.type for value in terms.tensors.values()} == {"cuda"}
         with pytest.raises(AssertionError, match="a copy between"), NoCopies():
             torch.tensor(1.0, device="cuda")
 
@@ -328,12 +328,12 @@ def as_if_captured(monkeypatch: pytest.MonkeyPatch) -> None:
             self.update, self.terms = update, terms
 
         def replay(self) -> None:
-            for name, value in vars(self.update()).items():
-                vars(self.terms)[name].copy_(value)
+            for name, value in self.update().tensors.items():
+                self.terms.tensors[name].copy_(value)
 
     def captured(update: StaticUpdate, stream: Any) -> tuple[Graph, Terms]:
         B = update.update.episodes(0).x.shape[0] * update.update.episodes_per_update
-        terms = Terms(*torch.zeros(5, 4, B), kl_a=torch.zeros(B))
+        terms = Terms(*torch.zeros(4, 4, B), kl_a=torch.zeros(B))
         return Graph(update, terms), terms
 
     monkeypatch.setattr(vma.training, "_captured", captured)
@@ -530,7 +530,7 @@ def test_a_replayed_update_that_breaks_changes_no_weights() -> None:
     for _ in range(5):
         next(steps)
     assert same(weights(model), before)
-    with pytest.raises(NonFiniteBound, match=r"update 10, seed 0: log_pz broke"):
+    with pytest.raises(NonFiniteBound, match=r"update 10, seed 0: log_rz broke"):
         steps.close()
 
 

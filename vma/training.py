@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vma.addressing import Draw
 from vma.data.episodes import Episode
 from vma.errors import InputError
 from vma.objectives import Terms, iwae
@@ -35,6 +36,7 @@ def fit(
     clip: float | None = None,
     episodes_per_update: int = 1,
     graph: bool = False,
+    draw: Draw | None = None,
 ) -> Generator[tuple[int, Terms], None, None]:
     """Yield (update, terms) after each of `updates`; with n = `episodes_per_update`, update u is made on the targets of
     the episodes nu, ..., nu + n - 1, each with its own memory.
@@ -49,7 +51,7 @@ def fit(
         model: has `encode_memory` and a `forward` that returns Terms.
         episodes: the episode of each number; with `graph` the number is a tensor () on the device, and every episode
             has the same shapes (`vma.data.episodes.Episodes`).
-        objective: `vimco` or `iwae`; its mean over targets is maximised.
+        objective: `iwae` or a surrogate of `vma.estimators`; its mean over targets is maximised.
         optimizer: with `graph` a fused, capturable one whose learning rate is a tensor on the device.
         num_samples: K.
         updates: which updates to make; a resumed run starts where it stopped.
@@ -61,13 +63,24 @@ def fit(
         clip: largest norm of the gradient; None does not clip.
         episodes_per_update: n.
         graph: for models on CUDA devices.
+        draw: how addresses are drawn, where the objective needs others than independent draws.
 
     Raises:
         NonFiniteBound: before the update that would have used it; with `graph` when the host next looks.
         InputError: if `graph` is given for a model on another device, or with an optimizer that no graph can hold.
     """
     update = Update(
-        model, episodes, objective, optimizer, num_samples, generator, dtype, clip, episodes_per_update, kl_warmup
+        model,
+        episodes,
+        objective,
+        optimizer,
+        num_samples,
+        generator,
+        dtype,
+        clip,
+        episodes_per_update,
+        draw,
+        kl_warmup,
     )
     if graph:
         _check_graph(update)
@@ -97,7 +110,8 @@ class Update:
     dtype: torch.dtype
     clip: float | None
     episodes_per_update: int
-    kl_warmup: int
+    draw: Draw | None = None
+    kl_warmup: int = 0
 
     @property
     def device(self) -> torch.device:
@@ -108,18 +122,20 @@ class Update:
         """The terms of all episodes of the update with this number."""
         first = number * self.episodes_per_update
         drawn = [self.episodes(first + i) for i in range(self.episodes_per_update)]
+        model: Any = self.model
+        options: dict[str, Any] = {} if self.draw is None else {"draw": self.draw}  # models without address have none
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             parts = [
-                self.model(e.x, self.model.encode_memory(e.memory), self.num_samples, generator=self.generator)  # type: ignore[operator]
+                model(e.x, model.encode_memory(e.memory), self.num_samples, generator=self.generator, **options)
                 for e in drawn
             ]
-        return Terms(*(torch.cat([getattr(part, field.name) for part in parts], -1) for field in fields(Terms)))
+        return Terms.join(parts)
 
     def step(self, terms: Terms, number: int | Tensor) -> None:
         """Change the weights along the gradient of the objective of the update with this number."""
         if self.kl_warmup:
             weight = torch.as_tensor(number / self.kl_warmup).clamp(max=1)
-            terms = replace(terms, log_pz=weight * terms.log_pz, log_qz=weight * terms.log_qz)
+            terms = replace(terms, log_rz=weight * terms.log_rz)
         self.optimizer.zero_grad(set_to_none=True)
         (-self.objective(terms).mean()).backward()
         if self.clip is not None:
@@ -145,7 +161,7 @@ class StaticUpdate:
     def __call__(self) -> Terms:
         """Make the next update; its terms, detached."""
         terms = self.update.terms(self.number)
-        detached = Terms(*(value.detach() for value in vars(terms).values()))
+        detached = terms.each(Tensor.detach)
         self._look(detached)
         optimizer: Any = self.update.optimizer
         optimizer.found_inf = self.stopped  # by which a fused optimizer leaves weights and state as they are
@@ -158,7 +174,8 @@ class StaticUpdate:
 
     def _look(self, terms: Terms) -> None:
         """Note on the device whether this is the first bound that is not finite."""
-        values = torch.stack([value.expand_as(terms.log_px) for value in vars(terms).values()])
+        parts = [terms.log_px.new_zeros(()) if value is None else value for value in vars(terms).values()]
+        values = torch.stack([part.expand_as(terms.log_px) for part in parts])
         first = ~torch.isfinite(iwae(terms)).all() & (self.broken_at < 0)
         self.broken_at.copy_(torch.where(first, self.number, self.broken_at))
         self.broken_terms.copy_(torch.where(first, ~torch.isfinite(values).flatten(1).all(1), self.broken_terms))
@@ -261,8 +278,7 @@ def check_finite(terms: Terms, where: str) -> None:
     """
     if torch.isfinite(iwae(terms)).all():
         return
-    values: dict[str, Any] = vars(terms)
-    raise _not_finite(where, [name for name, value in values.items() if not torch.isfinite(value).all()])
+    raise _not_finite(where, [name for name, value in terms.tensors.items() if not torch.isfinite(value).all()])
 
 
 def _not_finite(where: str, broken: list[str]) -> NonFiniteBound:
