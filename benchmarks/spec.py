@@ -82,12 +82,15 @@ class TrainSpec:
     num_samples: Annotated[int, partial(check_whole, least=1, most=MOST_AT_ONCE)] = 4
     similarity: Annotated[str, partial(check_name, allowed=tuple(SIMILARITIES))] = "paper"
     prior: Annotated[str, partial(check_name, allowed=("learned", "flat"))] = "learned"
+    optimizer: Annotated[str, partial(check_name, allowed=("muon",), none="Adam")] | None = None
     learning_rate: Positive = 3e-4
-    # L2 in the loss: adds weight_decay * w to the gradient before Adam scales it
+    adam_rate: Positive | None = None  # of the parameters that Muon leaves to Adam
+    # L2 in the loss: adds weight_decay * w to the gradient before Adam scales it; Muon's is decoupled
     weight_decay: Annotated[float, partial(check_number, most=1e38, zero=True)] = 0.0
     warmup: Annotated[int, partial(check_whole, least=0, most=MOST_UPDATES)] = 0
     decay_updates: Updates | None = None  # at which the rate has come down to zero along a cosine
     decay_from: Updates | None = None  # until which it is constant before; None is from the first update on
+    kl_warmup: Updates | None = None  # over which the weight of KL_z in the objective rises from 0 to 1
     clip: Positive | None = None
     learned_entries: Entries | None = None  # of a memory that is learned; the model then sees none in its episodes
     memory_shape: Annotated[tuple[int, ...], _check_sizes] | None = None  # of a learned entry; None is an image
@@ -139,6 +142,8 @@ class TrainSpec:
                 f"gradient_entries is given for model {self.model}, read {self.read}, path {self.path}: it is for vma "
                 "and for soft with read features, without path"
             )
+        if (self.optimizer is None) != (self.adam_rate is None):
+            raise InputError("adam_rate is given without optimizer muon, or muon without it: they go together")
         if self.model != "vma":
             for name in ("learned_entries", "memory_shape", "tied", "estimator", "z_gradient"):
                 if getattr(self, name) is not None:
@@ -146,8 +151,7 @@ class TrainSpec:
 
     def _check_estimator(self) -> None:
         if self.estimator in SETS:
-            smallest = min((size for size, _ in self.growth or ()), default=self._most_entries)
-            check_whole("num_samples of a set of entries", self.num_samples, 1, min(smallest, MOST_IN_SET))
+            check_whole("num_samples of a set of entries", self.num_samples, 2, min(self._fewest_entries, MOST_IN_SET))
         for name, value in (("path", self.path), ("z_gradient", self.z_gradient)):
             if self.estimator == "gumbel" and value is not None:
                 raise InputError(
@@ -157,6 +161,8 @@ class TrainSpec:
             raise InputError(
                 f"gradient_entries is given with estimator {self.estimator}, which takes all entries: leave it out"
             )
+        if self.estimator in ENUMERATED and self.episode.fewest_shots is not None:
+            raise InputError(f"fewest_shots is given with estimator {self.estimator}, whose samples are the entries")
         if self.z_gradient is not None and self.path is not None:
             raise InputError(f"z_gradient is {self.z_gradient}: the reference path has iwae alone")
         if self.z_gradient == "single" and self.estimator in (*SETS, *ENUMERATED):
@@ -165,6 +171,12 @@ class TrainSpec:
     @property
     def _most_entries(self) -> int:
         return self.learned_entries or self.episode.num_entries
+
+    @property
+    def _fewest_entries(self) -> int:
+        if self.episode.fewest_shots is not None:
+            return self.episode.classes * self.episode.fewest_shots
+        return min((size for size, _ in self.growth or ()), default=self._most_entries)
 
     def _check_memory(self) -> None:
         if self.learned_entries is None and self.memory_shape is not None:
