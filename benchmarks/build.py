@@ -22,6 +22,7 @@ from vma.optimisers import Muon
 from vma.reference import ReferenceAddressing
 from vma.sampled import SampledGradientAddressing
 
+WIDEST = 512  # shorter side of the largest matrix that Muon takes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -148,9 +149,12 @@ def build_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
         return torch.tensor(value, device=device) if held else value
 
     if spec.optimizer == "muon":
-        vectors = {id(memory)} | {id(p) for name, p in model.named_parameters() if name.endswith("prior_query")}
-        matrices = [p for p in model.parameters() if p.dim() > 1 and id(p) not in vectors]
-        others = [p for p in model.parameters() if p.dim() < 2 or id(p) in vectors]
+        matrices, others = [], []
+        for name, p in model.named_parameters():
+            vector = p.dim() < 2 or p is memory or name.endswith("prior_query")
+            # of the path from an entry to the pixels, whose step would take longer than the rest of the update
+            wide = not vector and min(p.flatten(1).shape) > WIDEST
+            (others if vector or wide else matrices).append(p)
         return Muon(
             matrices,
             others,
