@@ -110,8 +110,8 @@ class Update:
     dtype: torch.dtype
     clip: float | None
     episodes_per_update: int
-    kl_warmup: int
-    draw: Draw | None
+    kl_warmup: int = 0
+    draw: Draw | None = None
 
     @property
     def device(self) -> torch.device:
