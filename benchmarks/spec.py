@@ -151,8 +151,7 @@ class TrainSpec:
 
     def _check_estimator(self) -> None:
         if self.estimator in SETS:
-            smallest = min((size for size, _ in self.growth or ()), default=self._most_entries)
-            check_whole("num_samples of a set of entries", self.num_samples, 1, min(smallest, MOST_IN_SET))
+            check_whole("num_samples of a set of entries", self.num_samples, 2, min(self._fewest_entries, MOST_IN_SET))
         for name, value in (("path", self.path), ("z_gradient", self.z_gradient)):
             if self.estimator == "gumbel" and value is not None:
                 raise InputError(
@@ -162,6 +161,8 @@ class TrainSpec:
             raise InputError(
                 f"gradient_entries is given with estimator {self.estimator}, which takes all entries: leave it out"
             )
+        if self.estimator in ENUMERATED and self.episode.fewest_shots is not None:
+            raise InputError(f"fewest_shots is given with estimator {self.estimator}, whose samples are the entries")
         if self.z_gradient is not None and self.path is not None:
             raise InputError(f"z_gradient is {self.z_gradient}: the reference path has iwae alone")
         if self.z_gradient == "single" and self.estimator in (*SETS, *ENUMERATED):
@@ -170,6 +171,12 @@ class TrainSpec:
     @property
     def _most_entries(self) -> int:
         return self.learned_entries or self.episode.num_entries
+
+    @property
+    def _fewest_entries(self) -> int:
+        if self.episode.fewest_shots is not None:
+            return self.episode.classes * self.episode.fewest_shots
+        return min((size for size, _ in self.growth or ()), default=self._most_entries)
 
     def _check_memory(self) -> None:
         if self.learned_entries is None and self.memory_shape is not None:

@@ -23,22 +23,47 @@ from benchmarks import build, training
 from benchmarks.spec import TrainSpec
 from benchmarks.training import Stopped, Trained, run_folder
 from vma import ConvSizes, MLPSizes, Terms, VariationalMemoryAddressing, checkpoint, iwae, vimco
+from vma.addressing import Draw
 from vma.data import DataSet, ImageSet
 from vma.data.episodes import Episodes, EpisodeSpec
 from vma.errors import InputError
+from vma.estimators import draw_all, draw_set, pathwise, rloo, score_of_set, wake
+from vma.gumbel import GumbelAddressing
 from vma.sampled import SampledGradientAddressing
 from vma.training import WARM_UP, NonFiniteBound, StaticUpdate, Update, fit
 
 MLP = MLPSizes(image=(1, 8, 8), widths=(12, 8), latent=2, embedding=4)
 CONV = ConvSizes(image=(1, 8, 8), widths=(8,) * 6, hidden=None, latent=4, embedding=8)
 PER_CLASS = EpisodeSpec(classes=3, targets_per_class=2, shots=2)
+FOUR_ENTRIES = EpisodeSpec(classes=2, targets_per_class=3, shots=2)
 NONE = EpisodeSpec("none", classes=3, targets_per_class=2)
 RECALL = EpisodeSpec("recall", classes=3, targets_per_class=2, memory_size=20)
+
+
+class ModelWithDraw(VariationalMemoryAddressing):
+    """With a rule of its own to draw addresses."""
+
+    rule: Draw
+
+    def forward(self, *args: Any, **options: Any) -> Terms:
+        return super().forward(*args, draw=self.rule, **options)
+
+
+def with_draw(rule: Draw, **options: Any) -> ModelWithDraw:
+    model = ModelWithDraw(MLP, **options)
+    model.rule = rule
+    return model
+
+
 Cast = tuple[Callable[[], nn.Module], Callable[[Terms], Tensor], EpisodeSpec]
 CASES: dict[str, Cast] = {
     "vma": (lambda: VariationalMemoryAddressing(CONV), vimco, PER_CLASS),
     "vma, MLP": (lambda: VariationalMemoryAddressing(MLP), vimco, RECALL),
     "vma, more entries than draws": (lambda: VariationalMemoryAddressing(CONV), vimco, replace(RECALL, memory_size=30)),
+    "single path": (lambda: VariationalMemoryAddressing(CONV, z_gradient="single"), rloo, PER_CLASS),
+    "set": (lambda: with_draw(draw_set, z_gradient="dreg"), score_of_set, PER_CLASS),
+    "all": (lambda: with_draw(draw_all), wake, FOUR_ENTRIES),
+    "gumbel": (lambda: GumbelAddressing(CONV), pathwise, PER_CLASS),
     "tied": (lambda: VariationalMemoryAddressing(CONV, tied=True), vimco, PER_CLASS),
     "learned memory": (lambda: VariationalMemoryAddressing(MLP, memory_shape=(7,), learned_entries=5), vimco, NONE),
     "soft, images": (lambda: SoftAttentionVAE(CONV), iwae, PER_CLASS),

@@ -24,6 +24,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vma.files": (),
     "vma.hardware": (),
     "vma.objectives": ("vma.errors",),
+    "vma.optimisers": (),
     "vma.estimators": ("vma.objectives", "vma.networks"),
     "vma.networks": ("vma.errors",),
     "vma.data": ("vma.errors", "vma.files"),

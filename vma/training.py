@@ -79,8 +79,8 @@ def fit(
         dtype,
         clip,
         episodes_per_update,
-        draw,
         kl_warmup,
+        draw,
     )
     if graph:
         _check_graph(update)
@@ -110,8 +110,8 @@ class Update:
     dtype: torch.dtype
     clip: float | None
     episodes_per_update: int
-    draw: Draw | None = None
     kl_warmup: int = 0
+    draw: Draw | None = None
 
     @property
     def device(self) -> torch.device:
