@@ -104,7 +104,13 @@ class Update:
         drawn = [self.episodes(first + i) for i in range(self.episodes_per_update)]
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             parts = [
-                self.model(e.x, self.model.encode_memory(e.memory), self.num_samples, generator=self.generator)  # type: ignore[operator]
+                self.model(
+                    e.x,
+                    self.model.encode_memory(e.memory),  # type: ignore[operator]
+                    self.num_samples,
+                    generator=self.generator,
+                    **e.seen(),
+                )
                 for e in drawn
             ]
         return Terms(*(torch.cat([getattr(part, field.name) for part in parts], -1) for field in fields(Terms)))
