@@ -56,7 +56,7 @@ class GMNEncoded:
 class Read:
     """What N rows have read, and how, hop by hop."""
 
-    content: Float[Tensor, "N P+E"]  # r and h joined
+    content: Float[Tensor, "N content"]  # r and h joined
     weights: list[Tensor]  # (N, entries)
     strengths: list[Tensor]  # (N, 1)
 

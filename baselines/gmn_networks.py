@@ -97,7 +97,7 @@ class GMNDecoder(nn.Module):
             Up(outputs[i + 1], outputs[i], sizes.kernels[i], sizes.blocks[i], level_sizes[i + 1], level_sizes[i])
             for i in reversed(range(len(sizes.kernels)))
         )
-        self.pixels = convolution(outputs[0], sizes.image[0], 1, gain=1)
+        self.pixels = convolution(outputs[0], sizes.image[0], 1, gain=1.0)
 
     def forward(self, z: Float[Tensor, "N Z"]) -> Float[Tensor, "N C H W"]:
         h = self.base(z).unflatten(1, self.base_shape).contiguous(memory_format=torch.channels_last)
@@ -163,7 +163,7 @@ def linear(inputs: int, outputs: int, std: float) -> nn.Linear:
 
 
 def convolution(
-    inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, gain: float = 2
+    inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, gain: float = 2.0
 ) -> nn.Conv2d:
     """A convolution without bias whose weights have the variance gain / fan_in: 2 before a PReLU, else 1."""
     layer = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)

@@ -12,6 +12,7 @@ from vma.errors import InputError, check_name, check_whole
 PROTOCOLS = ("per_class", "gmn", "sequence", "recall", "none")
 SHIFTS = ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))  # corners of an image in one with an edge of a pixel; none first
 MOST = 2**18  # targets of an episode, and entries: more than any data set here has images
+MOST_IN_SEQUENCES = 2**12  # objects, each of which sees or does not see each other one
 
 
 @runtime_checkable
@@ -101,6 +102,7 @@ class EpisodeSpec:
             raise InputError("sequences is given with protocol sequence, and only with it")
         if self.sequences is not None:
             check_whole("sequences", self.sequences, 1, MOST)
+            check_whole("sequences x shots", self.num_targets, 1, MOST_IN_SEQUENCES)
             check_whole("sequences x classes", self.sequences * self.classes, 1, MOST)
         check_whole("classes x targets_per_class", self.num_targets, 1, MOST)
         if self.protocol == "per_class":
