@@ -134,8 +134,8 @@ class Up(nn.Module):
         super().__init__()
         self.size = after
         # rows and columns that the way down has left out; 28x28 has none
-        missing = tuple(now - 2 * (old - 1) - kernel for old, now in zip(before, after, strict=True))
-        self.first = nn.ConvTranspose2d(inputs, outputs, kernel, 2, output_padding=missing, bias=False)
+        rows, columns = (now - 2 * (old - 1) - kernel for old, now in zip(before, after, strict=True))
+        self.first = nn.ConvTranspose2d(inputs, outputs, kernel, 2, output_padding=(rows, columns), bias=False)
         truncated_normal_(self.first.weight, math.sqrt(2 / (inputs * kernel**2)))
         self.first_slope = prelu(outputs)
         self.block = residual(outputs, block)

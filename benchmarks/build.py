@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines import PlainVAE, SoftAttentionVAE
+from baselines import GenerativeMatchingNetwork, GMNSizes, PlainVAE, SoftAttentionVAE
 from baselines.sampled import SampledGradientSoftAttention
 from benchmarks.spec import TrainSpec
 from vma import ConvSizes, MLPSizes, VariationalMemoryAddressing, iwae, vimco
 from vma.data import DataSet
 from vma.errors import InputError
-from vma.networks import Sizes
 from vma.objectives import Terms, geometric_leave_one_out
 from vma.reference import ReferenceAddressing
 from vma.sampled import SampledGradientAddressing
@@ -22,15 +21,17 @@ from vma.sampled import SampledGradientAddressing
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def sizes(spec: TrainSpec) -> Sizes:
+def sizes(spec: TrainSpec) -> Any:
     """The network family of a spec. `narrow` has 32 maps in each layer, as with a learned memory under regularisation;
-    `small`, the reduced one of Table 1, has no hidden layer in the heads either. The tiny ones are for smoke runs.
+    `small`, the reduced one of Table 1, has no hidden layer in the heads either. `gmn`, that of Generative Matching
+    Networks, is a `vma.networks.Family`, the others are `Sizes`. The tiny ones are for smoke runs.
     """
     image = (1, spec.image_size, spec.image_size)
-    families: dict[str, Sizes] = {
+    families = {
         "paper": ConvSizes(image=image),
         "narrow": ConvSizes(image=image, widths=(32,) * 6),
         "small": ConvSizes(image=image, widths=(32,) * 6, hidden=None),
+        "gmn": GMNSizes(image=image),
         "mlp": MLPSizes(image=image),
         "tiny": ConvSizes(image=image, widths=(8,) * 6, hidden=None, latent=8, embedding=16),
         "tiny-mlp": MLPSizes(image=image, widths=(32, 16), latent=4, embedding=16),
@@ -69,6 +70,10 @@ def build_model(spec: TrainSpec, data: DataSet, device: torch.device) -> nn.Modu
             model = SampledGradientSoftAttention(sizes(spec), gradient_entries=spec.gradient_entries, pixel_mean=mean)
         elif spec.model == "soft":
             model = SoftAttentionVAE(sizes(spec), read=spec.read or "images", pixel_mean=mean)
+        elif spec.model == "gmn":
+            own = {name: getattr(spec, name) for name in ("hops", "prior_hops", "strength", "skips")}
+            given = {name: value for name, value in own.items() if value is not None}
+            model = GenerativeMatchingNetwork(sizes(spec), similarity=spec.similarity, pixel_mean=mean, **given)
         else:
             model = PlainVAE(sizes(spec), pixel_mean=mean)
     plain = spec.path == "reference"
@@ -107,7 +112,8 @@ def build_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
     device = next(model.parameters()).device
     held = uses_graph(spec, device)
     rate = torch.tensor(spec.learning_rate, device=device) if held else spec.learning_rate
-    return torch.optim.Adam(groups, lr=rate, weight_decay=spec.weight_decay, fused=True, capturable=held)
+    betas = (0.9, spec.beta2 or 0.999)
+    return torch.optim.Adam(groups, lr=rate, betas=betas, weight_decay=spec.weight_decay, fused=True, capturable=held)
 
 
 def uses_graph(spec: TrainSpec, device: torch.device) -> bool:
@@ -116,8 +122,8 @@ def uses_graph(spec: TrainSpec, device: torch.device) -> bool:
 
 
 def learning_rate(spec: TrainSpec) -> Callable[[int], float]:
-    """The rate of each update: linear warm-up, then constant or a cosine that begins at `decay_from` and reaches zero
-    at `decay_updates`.
+    """The rate of each update: linear warm-up, then constant, in steps, or a cosine that begins at `decay_from` and
+    reaches zero at `decay_updates`.
     """
     start = spec.decay_from or 0
 
@@ -126,6 +132,7 @@ def learning_rate(spec: TrainSpec) -> Callable[[int], float]:
         if spec.decay_updates is not None:
             decayed = (update - start) / (spec.decay_updates - start)
             factor *= 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, decayed))))
-        return spec.learning_rate * factor
+        rates = [rate for start, rate in spec.rate_steps or () if update >= start]
+        return (rates[-1] if rates else spec.learning_rate) * factor
 
     return rate
