@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines import PlainVAE, SoftAttentionVAE
+from baselines import GenerativeMatchingNetwork, GMNSizes, PlainVAE, SoftAttentionVAE
 from baselines.sampled import SampledGradientSoftAttention
 from benchmarks.spec import TrainSpec
 from vma import ConvSizes, MLPSizes, VariationalMemoryAddressing, estimators, iwae, vimco
@@ -16,7 +16,6 @@ from vma.addressing import Draw
 from vma.data import DataSet
 from vma.errors import InputError
 from vma.gumbel import GumbelAddressing
-from vma.networks import Sizes
 from vma.objectives import Terms
 from vma.optimisers import Muon
 from vma.reference import ReferenceAddressing
@@ -50,15 +49,17 @@ DRAWS: dict[str | None, Draw] = {
 }
 
 
-def sizes(spec: TrainSpec) -> Sizes:
+def sizes(spec: TrainSpec) -> Any:
     """The network family of a spec. `narrow` has 32 maps in each layer, as with a learned memory under regularisation;
-    `small`, the reduced one of Table 1, has no hidden layer in the heads either. The tiny ones are for smoke runs.
+    `small`, the reduced one of Table 1, has no hidden layer in the heads either. `gmn`, that of Generative Matching
+    Networks, is a `vma.networks.Family`, the others are `Sizes`. The tiny ones are for smoke runs.
     """
     image = (1, spec.image_size, spec.image_size)
-    families: dict[str, Sizes] = {
+    families = {
         "paper": ConvSizes(image=image),
         "narrow": ConvSizes(image=image, widths=(32,) * 6),
         "small": ConvSizes(image=image, widths=(32,) * 6, hidden=None),
+        "gmn": GMNSizes(image=image),
         "mlp": MLPSizes(image=image),
         "tiny": ConvSizes(image=image, widths=(8,) * 6, hidden=None, latent=8, embedding=16),
         "tiny-mlp": MLPSizes(image=image, widths=(32, 16), latent=4, embedding=16),
@@ -102,6 +103,10 @@ def build_model(spec: TrainSpec, data: DataSet, device: torch.device) -> nn.Modu
             model = SampledGradientSoftAttention(sizes(spec), gradient_entries=spec.gradient_entries, pixel_mean=mean)
         elif spec.model == "soft":
             model = SoftAttentionVAE(sizes(spec), read=spec.read or "images", pixel_mean=mean)
+        elif spec.model == "gmn":
+            own = {name: getattr(spec, name) for name in ("hops", "prior_hops", "strength", "skips")}
+            given = {name: value for name, value in own.items() if value is not None}
+            model = GenerativeMatchingNetwork(sizes(spec), similarity=spec.similarity, pixel_mean=mean, **given)
         else:
             model = PlainVAE(sizes(spec), pixel_mean=mean)
     plain = spec.path == "reference"
@@ -149,9 +154,11 @@ def build_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
         return torch.tensor(value, device=device) if held else value
 
     if spec.optimizer == "muon":
-        matrices, others = [], []
-        for name, p in model.named_parameters():
-            vector = p.dim() < 2 or p is memory or name.endswith("prior_query")
+        matrices: list[Tensor] = []
+        others: list[Tensor] = []
+        for p in model.parameters():
+            # a single row is a vector: the prior's query point, a pseudo-input
+            vector = p.dim() < 2 or (p.dim() == 2 and len(p) == 1) or p is memory
             # of the path from an entry to the pixels, whose step would take longer than the rest of the update
             wide = not vector and min(p.flatten(1).shape) > WIDEST
             (others if vector or wide else matrices).append(p)
@@ -166,8 +173,9 @@ def build_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p is not memory]}]
     if memory is not None:
         groups.append({"params": [memory], "weight_decay": 0.0})
+    betas = (0.9, spec.beta2 or 0.999)
     return torch.optim.Adam(
-        groups, lr=rate(spec.learning_rate), weight_decay=spec.weight_decay, fused=True, capturable=held
+        groups, lr=rate(spec.learning_rate), betas=betas, weight_decay=spec.weight_decay, fused=True, capturable=held
     )
 
 
@@ -179,16 +187,18 @@ def uses_graph(spec: TrainSpec, device: torch.device) -> bool:
 
 
 def schedule(spec: TrainSpec) -> Callable[[int], float]:
-    """The factor of the rates at each update: linear warm-up, then constant or a cosine that begins at `decay_from` and
+    """The factor of the rates at each update: linear warm-up, then constant, in steps, or a cosine that begins at
+    `decay_from` and
     reaches zero at `decay_updates`.
     """
     start = spec.decay_from or 0
 
     def factor(update: int) -> float:
         warm = min(1.0, (update + 1) / spec.warmup) if spec.warmup else 1.0
-        if spec.decay_updates is None:
-            return warm
-        decayed = (update - start) / (spec.decay_updates - start)
-        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, decayed))))
+        if spec.decay_updates is not None:
+            decayed = (update - start) / (spec.decay_updates - start)
+            return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, decayed))))
+        rates = [rate for since, rate in spec.rate_steps or () if update >= since]
+        return warm * (rates[-1] / spec.learning_rate if rates else 1.0)
 
     return factor

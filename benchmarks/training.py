@@ -15,10 +15,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
+from baselines import GenerativeMatchingNetwork
 from benchmarks.build import (
     DTYPES,
     build_draw,
@@ -35,7 +37,7 @@ from vma import checkpoint
 from vma.data import DataSet, cache_dir
 from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
-from vma.evaluation import evaluate
+from vma.evaluation import Scores, evaluate
 from vma.objectives import Terms, iwae
 from vma.training import CHECK_EVERY, NonFiniteBound, fit
 
@@ -230,6 +232,8 @@ def _train(
                 if done % VALIDATE_EVERY == 0:
                     scores = evaluate(model, validation, VALIDATION_EPISODES, spec.num_samples, dtype=dtype)
                     line["validation_bound"] = -scores.summary("nll", by_class=True)[0]
+                    if isinstance(model, GenerativeMatchingNetwork):
+                        line |= matching(model, validation(0), scores)
                     model.train()
                 # with a graph it may have broken since the last look: the next one says so, and JSON has no word for it
                 if math.isfinite(bound):
@@ -248,6 +252,18 @@ def _train(
         print(f"stopped after {done:,} updates, which are saved; {how}", file=sys.stderr)
         raise Stopped(128 + caught[0])
     return Trained(model, spec, done, spent, identity(spec), commits)
+
+
+def matching(model: GenerativeMatchingNetwork, episode: Episode, scores: Scores) -> dict[str, float]:
+    """Whether GMN's matching has begun: strength and entropy of its attention on an episode, see its `attention`; and
+    of sequences' scores `gain`, by how many nats the NLL of their last objects is below that of their first.
+    """
+    found = model.attention(episode.x, model.encode_memory(episode.memory), **episode.seen())
+    if episode.visible is not None:
+        first = ~episode.visible.any(1).cpu().numpy()
+        nll = scores.nll.reshape(-1, len(first))
+        found["gain"] = float(nll[:, first].mean() - nll[:, np.roll(first, -1)].mean())
+    return found
 
 
 def _has_state(path: Path) -> bool:

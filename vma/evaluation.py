@@ -113,7 +113,7 @@ def _episode_scores(
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         encoded = encode(episode)
         for rows in torch.arange(len(episode.x), device=device).split(max(1, chunk // num_samples)):
-            terms = model(episode.x[rows], encoded, num_samples, generator=generator, chunk=chunk)
+            terms = model(episode.x[rows], encoded, num_samples, generator=generator, chunk=chunk, **episode.seen(rows))
             yield _scores(terms, episode, rows, f"evaluation episode {step}, seed {seed}")
 
 

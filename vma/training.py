@@ -126,7 +126,14 @@ class Update:
         options: dict[str, Any] = {} if self.draw is None else {"draw": self.draw}  # models without address have none
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             parts = [
-                model(e.x, model.encode_memory(e.memory), self.num_samples, generator=self.generator, **options)
+                model(
+                    e.x,
+                    model.encode_memory(e.memory),
+                    self.num_samples,
+                    generator=self.generator,
+                    **e.seen(),
+                    **options,
+                )
                 for e in drawn
             ]
         return Terms.join(parts)
