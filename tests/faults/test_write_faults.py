@@ -89,7 +89,7 @@ def text(folder: Path, update: int) -> None:
 
 def cached(folder: Path, update: int) -> None:
     part = images.unlabelled(np.full((20, 4, 4), bool(update % 2)))
-    prepared.write(images.make_data_set("made", part, part, part), {"update": str(update)})
+    prepared.write(images.make_data_set("made", part, part, part))
 
 
 WRITERS = (save, ship, append, specs, artifact, text, cached)
