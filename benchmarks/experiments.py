@@ -3,7 +3,7 @@
 What the text leaves open is decided here, each decision beside the line that takes it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from benchmarks.spec import Cell, EvalSpec, TrainSpec
@@ -36,7 +36,9 @@ FAST_UPDATES = 20_000
 ANNEALING_UPDATES = 10_000  # in which a rate that was constant comes down to zero
 CHOICE_UPDATES = 5_000
 CHOICE_SAMPLES = (1, 4, 16, 64, 256, 1000)  # values of K
-SMOKE_UPDATES = 100  # one line of the training log
+SMOKE_UPDATES = 20
+SMOKE_ENTRIES = 4  # of a memory that is not made of classes
+SMOKE_MOST = 2  # classes, shots, targets a class and samples
 
 
 @dataclass(frozen=True)
@@ -428,48 +430,50 @@ STAND_INS = {"mnist_larochelle": "mnist_gmn", "omniglot28": "omniglot28_resample
 
 
 def smoke(experiment: Experiment) -> Experiment:
-    """The experiment on built-in characters with tiny networks, few updates, targets, samples and entries.
+    """The experiment on built-in characters with tiny networks, few updates, targets and samples, and one size of each
+    kind: cells that differ in nothing else become one.
 
     It goes through the same code and has ids of its own: the recipe of all its runs is "smoke".
     """
-    return replace(experiment, cells=tuple(dict.fromkeys(_smoke_cells(experiment.cells))))
+    return replace(experiment, cells=tuple(dict.fromkeys(map(_smoke_cell, experiment.cells))))
 
 
-def _smoke_cells(cells: Iterable[Cell]) -> Iterable[Cell]:
+def _smoke_cell(cell: Cell) -> Cell:
     def episode(spec: EpisodeSpec) -> EpisodeSpec:
-        entries = None if spec.memory_size is None else max(4, spec.memory_size // 32)
-        return replace(spec, memory_size=entries, classes=min(spec.classes, 16), shots=min(spec.shots, 16))
+        return replace(
+            spec,
+            memory_size=spec.memory_size and SMOKE_ENTRIES,
+            classes=min(spec.classes, SMOKE_MOST),
+            targets_per_class=min(spec.targets_per_class, SMOKE_MOST),
+            shots=min(spec.shots, SMOKE_MOST),
+        )
 
-    for cell in cells:
-        train, evaluation = cell.train, cell.eval
-        growth = train.growth and tuple(
-            (max(4, size // 32), until * SMOKE_UPDATES // 30_000) for size, until in train.growth
-        )
-        network = "tiny-mlp" if train.network == "mlp" else "tiny"
-        # a rate that decays late does so after the updates of the run that it goes on from
-        updates = SMOKE_UPDATES + (SMOKE_UPDATES // 10 if train.decay_from else 0)
-        yield replace(
-            cell,
-            train=replace(
-                train,
-                # what tells the ways of `recall` apart is its recipe, of the smoke run too
-                recipe="smoke" if train.recipe == "paper" else f"smoke-{train.recipe}",
-                dataset="strokes",
-                image_size=12,
-                network=network,
-                episode=episode(train.episode),
-                learned_entries=train.learned_entries and train.learned_entries // 16,
-                memory_shape=train.memory_shape and (16,),
-                growth=growth,
-                warmup=min(train.warmup, SMOKE_UPDATES // 10),
-                decay_updates=train.decay_updates and updates,
-                decay_from=train.decay_from and SMOKE_UPDATES,
-            ),
-            eval=replace(
-                evaluation,
-                episode=episode(evaluation.episode),
-                num_samples=min(evaluation.num_samples, 8),
-                targets=min(evaluation.targets, 2 if evaluation.task == "wallclock" else 16),
-            ),
-            updates=updates if cell.updates else None,
-        )
+    train, evaluation = cell.train, cell.eval
+    # a rate that decays late does so after the updates of the run that it goes on from
+    updates = SMOKE_UPDATES + (SMOKE_UPDATES // 10 if train.decay_from else 0)
+    return replace(
+        cell,
+        train=replace(
+            train,
+            # what tells the ways of `recall` apart is its recipe, of the smoke run too
+            recipe="smoke" if train.recipe == "paper" else f"smoke-{train.recipe}",
+            dataset="strokes",
+            image_size=8,
+            network="tiny-mlp" if train.network == "mlp" else "tiny",
+            episode=episode(train.episode),
+            num_samples=min(train.num_samples, SMOKE_MOST),
+            learned_entries=train.learned_entries and SMOKE_ENTRIES,
+            memory_shape=train.memory_shape and (16,),
+            growth=train.growth and ((SMOKE_ENTRIES, SMOKE_UPDATES // 2),),
+            warmup=min(train.warmup, SMOKE_UPDATES // 10),
+            decay_updates=train.decay_updates and updates,
+            decay_from=train.decay_from and SMOKE_UPDATES,
+        ),
+        eval=replace(
+            evaluation,
+            episode=episode(evaluation.episode),
+            num_samples=min(evaluation.num_samples, SMOKE_MOST),
+            targets=min(evaluation.targets, 2 if evaluation.task == "wallclock" else 8),
+        ),
+        updates=updates if cell.updates else None,
+    )

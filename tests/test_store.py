@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -29,8 +28,6 @@ from benchmarks.store import (
     write_text,
 )
 from vma.errors import InputError
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -118,28 +115,6 @@ def test_a_bad_line_in_the_middle_is_named(path: Path, bad: str) -> None:
         read_rows(path)
     append_rows(path, [{"value": 4}])  # hours of work are not lost for it
     assert len(path.read_bytes().splitlines()) == 4
-
-
-def test_rows_of_many_processes_are_all_there_once(path: Path) -> None:
-    script = f"""
-import os, sys
-from pathlib import Path
-from benchmarks.store import append_rows
-for worker in range(4):
-    if os.fork() == 0:
-        try:
-            for row in range(0, 100, 4):
-                append_rows(Path({str(path)!r}), [{{"value": 100 * worker + row + i}} for i in range(4)])
-        finally:
-            os._exit(sys.exc_info()[0] is not None)
-sys.exit(any([os.wait()[1] for _ in range(4)]))
-"""
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
-    assert sorted(values(path)) == list(range(400))  # type: ignore[type-var]
-    assert sorted(entry.name for entry in path.parent.iterdir()) in (
-        [".omniglot.jsonl.lock", "omniglot.jsonl"],
-        ["omniglot.jsonl"],
-    )
 
 
 def _full(*_: object) -> int:
