@@ -410,31 +410,6 @@ def test_episodes_that_cannot_be_are_refused_before_training(fields: dict[str, A
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"model": "gan"}, "model is 'gan', must be one of vma, soft, vae"),
-        ({"model": "soft", "tied": True}, "tied is given for soft, which has no address: leave it out"),
-        ({"model": "vae", "estimator": "geometric"}, "estimator is given for vae, which has no address: leave it out"),
-        ({"model": "vae", "learned_entries": 4}, "learned_entries is given for vae, which has no address"),
-        ({"episode": NONE, "learned_entries": 0}, "learned_entries is 0, must be 1 or more"),
-        ({"memory_shape": (7,)}, "memory_shape is given without learned_entries"),
-        (
-            {"learned_entries": 4},
-            "protocol is per_class, learned_entries is 4: a learned memory goes with protocol none",
-        ),
-        ({"episode": NONE}, "protocol is none, learned_entries is None: a learned memory goes with protocol none"),
-        ({"model": "soft", "episode": NONE}, "protocol is none, learned_entries is None"),
-        ({"similarity": "dot"}, "similarity is 'dot', must be one of paper, inner, cosine"),
-    ],
-)
-def test_models_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        build_model(**fields)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_learned_memory_is_built_as_the_spec_says() -> None:
     assert build_model(episode=NONE, learned_entries=5, memory_shape=(7,)).memory.shape == (5, 7)
     assert build_model(episode=NONE, learned_entries=5).memory.shape == (5, 1, 6, 6)

@@ -1,6 +1,5 @@
 """`load`: the real sets where their files are at hand, and the search, verification and caching on a small one."""
 
-import errno
 import functools
 import hashlib
 import io
@@ -230,25 +229,6 @@ def test_wrong_file_in_the_given_folder_is_refused(small: Small, damage, cause: 
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("what", ["pipe", "folder", "broken link", "loop"])
-def test_what_is_no_file_in_the_given_folder_is_refused(small: Small, what: str) -> None:
-    small.fill(download.LOCAL_MIRROR)
-    small.fill(small.folder)
-    path = small.folder / "gmn" / "b.npz"
-    path.unlink()
-    make = {
-        "pipe": lambda: os.mkfifo(path),
-        "folder": path.mkdir,
-        "broken link": lambda: path.symlink_to("nowhere"),
-        "loop": lambda: path.symlink_to(path.name),
-    }
-    make[what]()
-    with pytest.raises(InputError, match=r"no regular file|No such file|symbolic links") as caught:
-        load("small", data=small.folder)
-    assert str(caught.value).startswith(str(path))
-    assert "\n" not in str(caught.value)
-
-
 def test_names_of_places_are_shown_in_one_line(small: Small, tmp_path: Path) -> None:
     odd = tmp_path / "a\nb\x1b"
     odd.mkdir()
@@ -329,18 +309,6 @@ def test_prepared_file_that_is_none_is_replaced(small: Small, what: str) -> None
     assert path.is_file()
     assert not path.is_symlink()
     assert same(first, load("small"))
-
-
-def test_full_disk_leaves_the_data_and_nothing_else(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    small.fill(small.folder)
-
-    def full(handle: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.warns(UserWarning, match=r"not cached \(No space left"):
-        assert load("small", data=small.folder).train.num_classes == 19
-    assert not [path for path in cache_dir().rglob("*") if path.is_file()]
 
 
 def test_cache_that_cannot_be_written(small: Small) -> None:

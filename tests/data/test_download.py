@@ -69,29 +69,6 @@ def test_mirrors_in_turn_until_one_is_right(server: str, digests: tuple[str, ...
     assert cached()[0].read_bytes() == RIGHT
 
 
-@pytest.mark.parametrize("path", ["missing", "wrong", "short", "large"])
-def test_nothing_wrong_enters_the_cache(server: str, path: str) -> None:
-    raw, attempts = fetch(source(server + path), progress=False)
-    assert raw is None
-    assert len(attempts) == 1
-    assert "\n" not in attempts[0]
-    assert not cached()
-
-
-@pytest.mark.parametrize(
-    ("url", "cause"),
-    [
-        ("http://example.org/file", "refused, not https"),
-        ("ftp://example.org/file", "refused, not https"),
-        ("http://127.0.0.1:1/closed", "Connection refused"),
-    ],
-)
-def test_homes_out_of_reach(url: str, cause: str) -> None:
-    raw, attempts = fetch(source(url), progress=False)
-    assert raw is None
-    assert cause in attempts[0]
-
-
 def test_full_disk_is_one_line(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
