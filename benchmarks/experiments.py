@@ -3,7 +3,7 @@
 What the text leaves open is decided here, each decision beside the line that takes it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from benchmarks.spec import Cell, EvalSpec, TrainSpec
@@ -38,7 +38,7 @@ CHOICE_UPDATES = 5_000
 CHOICE_SAMPLES = (1, 4, 16, 64, 256, 1000)  # values of K
 SMOKE_UPDATES = 20
 SMOKE_ENTRIES = 4  # of a memory that is not made of classes
-SMOKE_MOST = 2  # classes, shots, targets a class and samples
+SMOKE_MOST = 2  # classes, shots, targets a class and samples of an evaluation
 
 
 @dataclass(frozen=True)
@@ -435,7 +435,12 @@ def smoke(experiment: Experiment) -> Experiment:
 
     It goes through the same code and has ids of its own: the recipe of all its runs is "smoke".
     """
-    return replace(experiment, cells=tuple(dict.fromkeys(map(_smoke_cell, experiment.cells))))
+    return replace(experiment, cells=tuple(dict.fromkeys(smoke_cells(experiment.cells))))
+
+
+def smoke_cells(cells: Iterable[Cell]) -> Iterable[Cell]:
+    """The cells as a smoke run shrinks them, one for each."""
+    return map(_smoke_cell, cells)
 
 
 def _smoke_cell(cell: Cell) -> Cell:
@@ -461,7 +466,6 @@ def _smoke_cell(cell: Cell) -> Cell:
             image_size=8,
             network="tiny-mlp" if train.network == "mlp" else "tiny",
             episode=episode(train.episode),
-            num_samples=min(train.num_samples, SMOKE_MOST),
             learned_entries=train.learned_entries and SMOKE_ENTRIES,
             memory_shape=train.memory_shape and (16,),
             growth=train.growth and ((SMOKE_ENTRIES, SMOKE_UPDATES // 2),),

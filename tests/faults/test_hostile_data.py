@@ -82,17 +82,17 @@ def test_an_archive_of_other_bytes_is_refused_in_a_line_and_not_parsed(
     tally(KIND, 1)
 
 
-def chunk(kind: bytes, content: bytes = b"", crc: int = 0) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content) ^ crc)
+def chunk(kind: bytes, content: bytes = b"") -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png(width: int, height: int, *chunks: bytes, depth: int = 8, colour: int = 0) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+def png(width: int, height: int, *chunks: bytes, depth: int = 8) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunks) + chunk(b"IEND")
 
 
-def pixels(size: int, crc: int = 0) -> bytes:
-    return chunk(b"IDAT", zlib.compress(bytes(size)), crc)
+def pixels(size: int) -> bytes:
+    return chunk(b"IDAT", zlib.compress(bytes(size)))
 
 
 def good_png() -> bytes:
@@ -108,11 +108,9 @@ IMAGES = {name: make for name, make in NO_FILES.items() if name != "a folder"} |
     "65,536 x 65,536": raw(png(2**16, 2**16, pixels(1))),
     "4,294,967,295 x 4,294,967,295": raw(png(2**32 - 1, 2**32 - 1, pixels(1))),
     "nothing x 28": raw(png(0, 28, pixels(0))),
-    "fewer rows than said": raw(png(28, 29, pixels(28 * 14))),
     "depth that is none": raw(png(28, 28, pixels(28 * 29), depth=3)),
     "no pixels": raw(png(28, 28)),
     "pixels without a stream": raw(png(28, 28, chunk(b"IDAT", BOMB))),
-    "wrong checksum of pixels": raw(png(28, 28, pixels(28 * 29, crc=1))),
     "a quarter": raw(GOOD[: len(GOOD) // 4]),
     "half": raw(GOOD[: len(GOOD) // 2]),
     "start": raw(GOOD[:8]),
