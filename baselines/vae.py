@@ -71,8 +71,7 @@ def standard_normal_terms(
     none = z.new_zeros(K, B)
     return Terms(
         log_px=torch.cat(log_px).view(K, B),
-        log_pz=log_normal(z, torch.zeros_like(z), torch.zeros_like(z)),
-        log_qz=log_normal_at(noise, log_std.expand_as(z)),
+        log_rz=log_normal(z, torch.zeros_like(z), torch.zeros_like(z)) - log_normal_at(noise, log_std.expand_as(z)),
         log_pa=none,
         log_qa=none,
         kl_a=none[0],

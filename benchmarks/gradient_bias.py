@@ -133,7 +133,7 @@ def measure(
     x, memory, M, K = episode.x.to(device), episode.memory.to(device), len(episode.memory), spec.num_samples
     generator = torch.Generator(device).manual_seed(options.seed)
     draws = {"noise": torch.randn(K, len(x), exact.sizes.latent, generator=generator, device=device)}
-    objective = build_objective(spec)
+    objective = build_objective(spec, exact)
 
     def gradient(
         model: Any, encoded: Any, sample_seed: int, parts: tuple[str, ...]

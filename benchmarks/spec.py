@@ -16,11 +16,16 @@ from benchmarks.store import spec_id
 from vma.addressing import SIMILARITIES
 from vma.data.episodes import MOST, SHIFTS, EpisodeSpec
 from vma.errors import InputError, check_name, check_number, check_whole
+from vma.estimators import MOST_IN_SET
+from vma.model import Z_GRADIENTS
 
 BY_CLASS = ("per_class", "gmn")  # protocols whose memories are made of classes
 MODELS = ("vma", "soft", "vae")
 CONVOLUTIONAL, MLPS = ("paper", "narrow", "small", "tiny"), ("mlp", "tiny-mlp")
 NETWORKS = (*CONVOLUTIONAL, *MLPS)
+SETS, ENUMERATED = ("set-score", "set-wake"), ("all-score", "all-wake")  # by how they draw addresses
+ESTIMATORS = ("geometric", "ovis0", "ovis1", "rloo", "nvil", "wake", *SETS, *ENUMERATED, "gumbel")
+WITH_ONE_SAMPLE = ("nvil", "gumbel", *ENUMERATED)  # the others need two
 SPLITS = ("train", "validation", "test")
 DECODING_RULES = ("classification-likelihood", "classification-shifted")
 ADDRESS_TASKS = ("recall", "lookup", "classification", *DECODING_RULES)
@@ -77,12 +82,15 @@ class TrainSpec:
     num_samples: Annotated[int, partial(check_whole, least=1, most=MOST_AT_ONCE)] = 4
     similarity: Annotated[str, partial(check_name, allowed=tuple(SIMILARITIES))] = "paper"
     prior: Annotated[str, partial(check_name, allowed=("learned", "flat"))] = "learned"
+    optimizer: Annotated[str, partial(check_name, allowed=("muon",), none="Adam")] | None = None
     learning_rate: Positive = 3e-4
-    # L2 in the loss: adds weight_decay * w to the gradient before Adam scales it
+    adam_rate: Positive | None = None  # of the parameters that Muon leaves to Adam
+    # L2 in the loss: adds weight_decay * w to the gradient before Adam scales it; Muon's is decoupled
     weight_decay: Annotated[float, partial(check_number, most=1e38, zero=True)] = 0.0
     warmup: Annotated[int, partial(check_whole, least=0, most=MOST_UPDATES)] = 0
     decay_updates: Updates | None = None  # at which the rate has come down to zero along a cosine
     decay_from: Updates | None = None  # until which it is constant before; None is from the first update on
+    kl_warmup: Updates | None = None  # over which the weight of KL_z in the objective rises from 0 to 1
     clip: Positive | None = None
     learned_entries: Entries | None = None  # of a memory that is learned; the model then sees none in its episodes
     memory_shape: Annotated[tuple[int, ...], _check_sizes] | None = None  # of a learned entry; None is an image
@@ -90,8 +98,10 @@ class TrainSpec:
     growth: Annotated[tuple[tuple[int, int], ...], _check_stages] | None = None
     episodes_per_update: Entries | None = None  # an update's minibatch holds the targets of that many; None is 1
     tied: bool | None = None  # whether the embedding networks of q(a|x) share the other networks' pyramids
-    # of the leave-one-out bound
-    estimator: Annotated[str, partial(check_name, allowed=("geometric",), none="the arithmetic mean")] | None = None
+    # of the gradient of q(a|x), see `benchmarks.build`
+    estimator: Annotated[str, partial(check_name, allowed=ESTIMATORS, none="VIMCO's arithmetic mean")] | None = None
+    # of the gradient of q(z|m, x), see `vma.VariationalMemoryAddressing`
+    z_gradient: Annotated[str, partial(check_name, allowed=Z_GRADIENTS[1:], none=Z_GRADIENTS[0])] | None = None
     path: Annotated[str, partial(check_name, allowed=("reference",), none="the fast one")] | None = None
     # embed all entries without gradient, those drawn and so many sampled ones with it; None is all with gradient
     gradient_entries: Entries | None = None
@@ -109,12 +119,16 @@ class TrainSpec:
             raise InputError(
                 f"decay_from is {self.decay_from}, decay_updates {self.decay_updates}: must end after it begins"
             )
+        self._check_estimator()
         targets = self.episode.num_targets * (self.episodes_per_update or 1)
         check_whole("num_samples x targets of an update", self.num_samples * targets, 1, MOST)
+        if self.estimator in ENUMERATED:
+            check_whole("entries x targets of an update", self._most_entries * targets, 1, MOST)
 
     def _check_model(self) -> None:
-        if self.model == "vma" and self.num_samples < 2:
-            raise InputError(f"num_samples is {self.num_samples}, must be 2 or more for vma: VIMCO needs two")
+        if self.model == "vma" and self.num_samples < 2 and self.estimator not in WITH_ONE_SAMPLE:
+            needs = "VIMCO" if self.estimator is None else self.estimator
+            raise InputError(f"num_samples is {self.num_samples}, must be 2 or more for vma: {needs} needs two")
         if self.model != "soft" and self.read is not None:
             raise InputError(f"read is given for {self.model}, which has no attention: leave it out")
         if self.path is not None and self.dtype != "float32":
@@ -128,10 +142,41 @@ class TrainSpec:
                 f"gradient_entries is given for model {self.model}, read {self.read}, path {self.path}: it is for vma "
                 "and for soft with read features, without path"
             )
+        if (self.optimizer is None) != (self.adam_rate is None):
+            raise InputError("adam_rate is given without optimizer muon, or muon without it: they go together")
         if self.model != "vma":
-            for name in ("learned_entries", "memory_shape", "tied", "estimator"):
+            for name in ("learned_entries", "memory_shape", "tied", "estimator", "z_gradient"):
                 if getattr(self, name) is not None:
                     raise InputError(f"{name} is given for {self.model}, which has no address: leave it out")
+
+    def _check_estimator(self) -> None:
+        if self.estimator in SETS:
+            check_whole("num_samples of a set of entries", self.num_samples, 2, min(self._fewest_entries, MOST_IN_SET))
+        for name, value in (("path", self.path), ("z_gradient", self.z_gradient)):
+            if self.estimator == "gumbel" and value is not None:
+                raise InputError(
+                    f"{name} is {value} with estimator gumbel, which has a forward of its own: leave it out"
+                )
+        if self.gradient_entries is not None and self.estimator in (*ENUMERATED, "gumbel"):
+            raise InputError(
+                f"gradient_entries is given with estimator {self.estimator}, which takes all entries: leave it out"
+            )
+        if self.estimator in ENUMERATED and self.episode.fewest_shots is not None:
+            raise InputError(f"fewest_shots is given with estimator {self.estimator}, whose samples are the entries")
+        if self.z_gradient is not None and self.path is not None:
+            raise InputError(f"z_gradient is {self.z_gradient}: the reference path has iwae alone")
+        if self.z_gradient == "single" and self.estimator in (*SETS, *ENUMERATED):
+            raise InputError(f"z_gradient is single with estimator {self.estimator}: it needs independent draws")
+
+    @property
+    def _most_entries(self) -> int:
+        return self.learned_entries or self.episode.num_entries
+
+    @property
+    def _fewest_entries(self) -> int:
+        if self.episode.fewest_shots is not None:
+            return self.episode.classes * self.episode.fewest_shots
+        return min((size for size, _ in self.growth or ()), default=self._most_entries)
 
     def _check_memory(self) -> None:
         if self.learned_entries is None and self.memory_shape is not None:

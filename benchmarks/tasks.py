@@ -19,7 +19,15 @@ from scipy import stats
 from torch import nn
 
 from baselines.soft_attention import SoftEncoded
-from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, pixel_mean, uses_graph
+from benchmarks.build import (
+    DTYPES,
+    build_draw,
+    build_model,
+    build_objective,
+    build_optimizer,
+    pixel_mean,
+    uses_graph,
+)
 from benchmarks.spec import BY_CLASS, Cell, EvalSpec, TrainSpec, identity
 from benchmarks.training import Trained, episodes_of
 from vma.data import DataSet, ImageSet
@@ -482,7 +490,7 @@ def update_stream(
     return fit(
         model,
         episodes_of(spec, data, device),
-        build_objective(spec),
+        build_objective(spec, model),
         build_optimizer(spec, model),
         spec.num_samples,
         range(2**62),
@@ -491,6 +499,7 @@ def update_stream(
         clip=spec.clip,
         episodes_per_update=spec.episodes_per_update or 1,
         graph=uses_graph(spec, device) if graph is None else graph,
+        draw=build_draw(spec),
     )
 
 

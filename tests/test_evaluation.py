@@ -105,7 +105,7 @@ def test_scores_of_an_episode_depend_on_no_other(chunk: int) -> None:
 def test_a_broken_bound_names_the_episode_and_the_term() -> None:
     model = build()
     nn.init.constant_(model.prior_head.bias, torch.nan)
-    with pytest.raises(NonFiniteBound, match="not finite at evaluation episode 4, seed 0: log_pz broke"):
+    with pytest.raises(NonFiniteBound, match="not finite at evaluation episode 4, seed 0: log_rz broke"):
         evaluate(model, episodes(), [4], 3)
 
 
@@ -116,7 +116,7 @@ def test_a_part_that_is_not_finite_is_refused_though_the_bound_is(monkeypatch: p
 
     def underflowing(*args: Any, **kwargs: Any) -> Any:
         terms = forward(*args, **kwargs)
-        terms.log_pz[0] = -math.inf
+        terms.log_rz[0] = -math.inf
         return terms
 
     monkeypatch.setattr(model, "forward", underflowing)
@@ -257,7 +257,7 @@ def test_classification_sums_over_the_entries_of_a_class(classes: int, shots: in
         p = encoded.keys.log_p.exp()
         addresses = torch.arange(len(p)).repeat_interleave(7)[:, None].expand(-1, len(q))
         t = model(episode.x, encoded, 7 * len(p), generator=torch.Generator().manual_seed(0), addresses=addresses)
-        w = (t.log_px + t.log_pz - t.log_qz).exp()
+        w = (t.log_px + t.log_rz).exp()
         evidence = torch.stack([p[a] * w[7 * a : 7 * (a + 1)].mean(0) for a in range(len(p))], 1)
     for rule, weights in ((found.feed_forward, q), (found.likelihood, evidence)):
         summed = torch.stack([weights[:, episode.memory_class == c].sum(1) for c in found.classes], 1)

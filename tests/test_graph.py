@@ -21,22 +21,47 @@ from benchmarks import build, training
 from benchmarks.spec import TrainSpec
 from benchmarks.training import Stopped, Trained, run_folder
 from vma import ConvSizes, MLPSizes, Terms, VariationalMemoryAddressing, checkpoint, iwae, vimco
+from vma.addressing import Draw
 from vma.data import DataSet, ImageSet
 from vma.data.episodes import Episodes, EpisodeSpec
 from vma.errors import InputError
+from vma.estimators import draw_all, draw_set, pathwise, rloo, score_of_set, wake
+from vma.gumbel import GumbelAddressing
 from vma.sampled import SampledGradientAddressing
 from vma.training import WARM_UP, NonFiniteBound, StaticUpdate, Update, fit
 
 MLP = MLPSizes(image=(1, 8, 8), widths=(12, 8), latent=2, embedding=4)
 CONV = ConvSizes(image=(1, 8, 8), widths=(8,) * 6, hidden=None, latent=4, embedding=8)
 PER_CLASS = EpisodeSpec(classes=3, targets_per_class=2, shots=2)
+FOUR_ENTRIES = EpisodeSpec(classes=2, targets_per_class=3, shots=2)
 NONE = EpisodeSpec("none", classes=3, targets_per_class=2)
 RECALL = EpisodeSpec("recall", classes=3, targets_per_class=2, memory_size=20)
+
+
+class ModelWithDraw(VariationalMemoryAddressing):
+    """With a rule of its own to draw addresses."""
+
+    rule: Draw
+
+    def forward(self, *args: Any, **options: Any) -> Terms:
+        return super().forward(*args, draw=self.rule, **options)
+
+
+def with_draw(rule: Draw, **options: Any) -> ModelWithDraw:
+    model = ModelWithDraw(MLP, **options)
+    model.rule = rule
+    return model
+
+
 Cast = tuple[Callable[[], nn.Module], Callable[[Terms], Tensor], EpisodeSpec]
 CASES: dict[str, Cast] = {
     "vma": (lambda: VariationalMemoryAddressing(CONV), vimco, PER_CLASS),
     "vma, MLP": (lambda: VariationalMemoryAddressing(MLP), vimco, RECALL),
     "vma, more entries than draws": (lambda: VariationalMemoryAddressing(CONV), vimco, replace(RECALL, memory_size=30)),
+    "single path": (lambda: VariationalMemoryAddressing(CONV, z_gradient="single"), rloo, PER_CLASS),
+    "set": (lambda: with_draw(draw_set, z_gradient="dreg"), score_of_set, PER_CLASS),
+    "all": (lambda: with_draw(draw_all), wake, FOUR_ENTRIES),
+    "gumbel": (lambda: GumbelAddressing(CONV), pathwise, PER_CLASS),
     "tied": (lambda: VariationalMemoryAddressing(CONV, tied=True), vimco, PER_CLASS),
     "learned memory": (lambda: VariationalMemoryAddressing(MLP, memory_shape=(7,), learned_entries=5), vimco, NONE),
     "soft, images": (lambda: SoftAttentionVAE(CONV), iwae, PER_CLASS),
@@ -108,8 +133,8 @@ def test_the_static_update_is_that_of_fit(name: str, n: int, clip: float | None)
     for number, terms in plain(one, adam, name, range(5, 15), clip=clip, episodes_per_update=n):
         assert update.number == number
         made = update()
-        assert all(torch.equal(vars(made)[field], value) for field, value in vars(terms).items())
-        assert not any(value.requires_grad for value in vars(made).values())
+        assert all(torch.equal(made.tensors[field], value) for field, value in terms.tensors.items())
+        assert not any(value.requires_grad for value in made.tensors.values())
         update.check("")
     assert same(weights(one), weights(other))
 
@@ -141,7 +166,7 @@ def test_a_broken_bound_changes_no_weights_from_there_on_and_is_remembered() -> 
     assert same(weights(model), before)
     for index, entry in optimizer.state_dict()["state"].items():
         assert all(torch.equal(value, state[index][key]) for key, value in entry.items())
-    with pytest.raises(NonFiniteBound, match=r"^the bound is not finite at update 8, seed 0: log_pz broke$"):
+    with pytest.raises(NonFiniteBound, match=r"^the bound is not finite at update 8, seed 0: log_rz broke$"):
         update.check(", seed 0")
 
 
@@ -186,8 +211,9 @@ def test_the_rate_of_an_update_goes_into_a_tensor_where_there_is_one(held: bool)
     model = make("vae")
     optimizer = capturable(model) if held else torch.optim.Adam(model.parameters())
     rate = optimizer.param_groups[0]["lr"]
-    for number, _ in plain(model, optimizer, "vae", range(3), learning_rate=lambda number: 2.0 ** -(7 + number)):
-        assert optimizer.param_groups[0]["lr"] == 2.0 ** -(7 + number)
+    base = float(rate)
+    for number, _ in plain(model, optimizer, "vae", range(3), schedule=lambda number: 2.0**-number):
+        assert optimizer.param_groups[0]["lr"] == base * 2.0**-number
         assert (optimizer.param_groups[0]["lr"] is rate) == held
 
 
@@ -292,12 +318,12 @@ def as_if_captured(monkeypatch: pytest.MonkeyPatch) -> None:
             self.update, self.terms = update, terms
 
         def replay(self) -> None:
-            for name, value in vars(self.update()).items():
-                vars(self.terms)[name].copy_(value)
+            for name, value in self.update().tensors.items():
+                self.terms.tensors[name].copy_(value)
 
     def captured(update: StaticUpdate, stream: Any) -> tuple[Graph, Terms]:
         B = update.update.episodes(0).x.shape[0] * update.update.episodes_per_update
-        terms = Terms(*torch.zeros(5, 4, B), kl_a=torch.zeros(B))
+        terms = Terms(*torch.zeros(4, 4, B), kl_a=torch.zeros(B))
         return Graph(update, terms), terms
 
     monkeypatch.setattr(vma.training, "_captured", captured)
@@ -456,7 +482,7 @@ def test_replays_take_the_generator_on_and_overwrite_the_terms() -> None:
 def test_the_host_waits_for_nothing_between_its_looks(name: str) -> None:
     model = make(name, "cuda")
     adam = capturable(model)
-    steps = plain(model, adam, name, range(60), graph=True, learning_rate=lambda number: 1e-3 / (1 + number))
+    steps = plain(model, adam, name, range(60), graph=True, schedule=lambda number: 1 / (1 + number))
     for _ in range(WARM_UP + 1):  # the last of them is captured, which waits
         next(steps)
     torch.cuda.set_sync_debug_mode("error")
@@ -481,7 +507,7 @@ def test_a_replayed_update_that_breaks_changes_no_weights() -> None:
     for _ in range(5):
         next(steps)
     assert same(weights(model), before)
-    with pytest.raises(NonFiniteBound, match=r"update 10, seed 0: log_pz broke"):
+    with pytest.raises(NonFiniteBound, match=r"update 10, seed 0: log_rz broke"):
         steps.close()
 
 

@@ -23,7 +23,7 @@ from benchmarks.timing import conftest, support
 from benchmarks.timing.support import Ratio, Timing, flops, matrix_product, ratio_of, write_entries, write_ratio
 from reports.timing import MEANINGS
 from vma.data.episodes import EpisodeSpec
-from vma.objectives import vimco
+from vma.estimators import vimco
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

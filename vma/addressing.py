@@ -133,3 +133,15 @@ def draw_addresses(
     cumulative = q.cumsum(-1)
     u = torch.rand(len(q), num_samples, generator=generator, device=q.device) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, u, right=True).clamp_(max=q.shape[1] - 1).mT
+
+
+# log q(a|x) (B, M), K and a generator to addresses (K, B) and the log of their weights omega_k (K, B), which make
+# sum_k omega_k f(a_k) an estimate of sum_a q(a|x) f(a) without bias; None in their place stands for 1/K each.
+Draw = Callable[[Tensor, int, torch.Generator | None], tuple[Tensor, Tensor | None]]
+
+
+def draw_independent(
+    log_q: Float[Tensor, "B M"], num_samples: int, generator: torch.Generator | None
+) -> tuple[Int[Tensor, "K B"], None]:
+    """`draw_addresses` as a `Draw`: the paper's, and that of every evaluation."""
+    return draw_addresses(log_q, num_samples, generator), None

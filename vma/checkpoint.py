@@ -105,7 +105,7 @@ def pack_training(model: nn.Module, optimizer: torch.optim.Optimizer, generator:
 def unpack_training(
     tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
 ) -> None:
-    """Put what `pack_training` gave into a fresh model, Adam or AdamW (without amsgrad), and generator.
+    """Put what `pack_training` gave into a fresh model, Adam, AdamW (without amsgrad) or Muon, and generator.
 
     Everything is checked before anything is changed.
 
@@ -118,10 +118,15 @@ def unpack_training(
     wanted = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     wanted |= {"optimizer.params": count, "rng": generator.get_state()}
     # A parameter that no gradient has reached yet has no state.
-    stepped = [index for index in range(len(params)) if f"optimizer.{index}.step" in tensors]
-    for index in stepped:
-        wanted[f"optimizer.{index}.step"] = torch.zeros(())
-        wanted[f"optimizer.{index}.exp_avg"] = wanted[f"optimizer.{index}.exp_avg_sq"] = params[index]
+    moments = {
+        index: names
+        for index in range(len(params))
+        for names in (("exp_avg", "exp_avg_sq"), ("momentum_buffer",))
+        if f"optimizer.{index}.{names[0]}" in tensors
+    }
+    stepped = [index for index, names in moments.items() if len(names) > 1]
+    wanted |= {f"optimizer.{index}.step": torch.zeros(()) for index in stepped}
+    wanted |= {f"optimizer.{index}.{name}": params[index] for index, names in moments.items() for name in names}
     _check_fit("the checkpoint", tensors, wanted)
     if not torch.equal(tensors["optimizer.params"], count):
         raise CheckpointError(
@@ -136,13 +141,11 @@ def unpack_training(
     # Copies: the optimizer would adopt the tensors, and then change the checkpoint in place. Moments lie in memory like
     # their parameter: a fused optimizer walks through all of them by their place there, whatever their strides say.
     state = {
-        index: {"step": tensors[f"optimizer.{index}.step"].clone()}
-        | {
-            key: torch.empty_like(params[index]).copy_(tensors[f"optimizer.{index}.{key}"])
-            for key in ("exp_avg", "exp_avg_sq")
-        }
-        for index in stepped
+        index: {key: torch.empty_like(params[index]).copy_(tensors[f"optimizer.{index}.{key}"]) for key in names}
+        for index, names in moments.items()
     }
+    for index in stepped:
+        state[index]["step"] = tensors[f"optimizer.{index}.step"].clone()
     generator.set_state(tensors["rng"].clone())
     model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

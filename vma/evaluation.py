@@ -210,8 +210,7 @@ def _memories_scores(
         k = first[entry] + draw
         part = Terms(
             log_px=terms.log_px[k],
-            log_pz=terms.log_pz[k],
-            log_qz=terms.log_qz[k],
+            log_rz=terms.log_rz[k],
             log_pa=p[a][:, None],
             log_qa=q[a][:, None],
             kl_a=kl_categorical(q[None], p),
@@ -317,7 +316,7 @@ def classify(
         for x in episode.x.split(chunk):
             addresses = everywhere.expand(-1, len(x))
             terms = model(x, encoded, len(everywhere), generator=generator, addresses=addresses, chunk=chunk)
-            log_w_given_a = (terms.log_px + terms.log_pz - terms.log_qz).unflatten(0, (-1, num_samples))
+            log_w_given_a = (terms.log_px + terms.log_rz).unflatten(0, (-1, num_samples))
             log_weights.append(log_p + log_w_given_a.logsumexp(1).mT - math.log(num_samples))
     return Classification(classes, by_class(log_q), by_class(torch.cat(log_weights)))
 

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vma.addressing import Addressing, Keys, draw_addresses, kl_categorical
-from vma.errors import InputError
+from vma.addressing import Addressing, Draw, Keys, draw_addresses, draw_independent, kl_categorical
+from vma.errors import InputError, check_name
 from vma.networks import (
     Condition,
     Levels,
@@ -26,6 +26,8 @@ from vma.networks import (
 )
 from vma.objectives import Terms
 
+Z_GRADIENTS = ("iwae", "stl", "dreg", "single")
+LEAST = 1e-20  # a sample's weight beside those of its target's others, below which its gradient is lost
 FEW_ENTRIES = 32  # up to here a product with the selection is quicker than a gather, without gradient too
 
 
@@ -56,10 +58,23 @@ class VariationalMemoryAddressing(nn.Module):
             harmed. It does not say to what; the pyramid is what it calls tied before, and one for all is the strongest
             form of it. The posterior q(z|m, x) takes pairs and keeps its own.
         pixel_mean: mean of the training pixels, where the decoder's output starts.
+        z_gradient: the gradient of the bound for the parameters of q(z|m, x); values and all other gradients are the
+            same. With D_k = d log w_k / d z_k, where log q(z_k|m, x) has z_k alone to move, J_k = d z_k / d those
+            parameters, and wbar_k the weights normalised over k:
+
+            - "iwae": sum_k wbar_k (D_k J_k - the score of z_k), the bound's gradient as it stands;
+            - "stl": sum_k wbar_k D_k J_k, without the score (Roeder et al., NeurIPS 2017); biased for K > 1;
+            - "dreg": sum_k wbar_k^2 D_k J_k, unbiased (Tucker et al., ICLR 2019);
+            - "single": sum_k D_k J_k / K, that of the bound with one sample, as PIWAE has it (Rainforth et al., ICML
+              2018). It needs independent draws of addresses.
 
     Raises:
-        InputError: for an unknown similarity or prior, or tied networks for entries of another shape than images.
+        InputError: for an unknown similarity, prior or z_gradient, or tied networks for entries of another shape than
+            images.
     """
+
+    # gives `Terms.baseline`, b(x), from e^q; where an estimator of q(a|x)'s gradient needs one, it is set to that
+    baseline: nn.Module | None
 
     def __init__(
         self,
@@ -71,13 +86,16 @@ class VariationalMemoryAddressing(nn.Module):
         prior: str = "learned",
         tied: bool = False,
         pixel_mean: float = 0.5,
+        z_gradient: str = "iwae",
     ) -> None:
         super().__init__()
         shape = sizes.image if memory_shape is None else memory_shape
         if tied and shape != sizes.image:
             raise InputError(f"tied networks need entries of the image's shape {sizes.image}, got {shape}")
+        check_name("z_gradient", z_gradient, Z_GRADIENTS)
         self.sizes = sizes
         self.tied = tied
+        self.z_gradient = z_gradient
         self.addressing = Addressing(sizes, shape, similarity, prior, tied)
         self.posterior = sizes.encoder(sizes.pair_shape(shape), 2 * sizes.latent)
         self.memory_pyramid = sizes.pyramid(shape)
@@ -86,6 +104,7 @@ class VariationalMemoryAddressing(nn.Module):
         self.decoder = sizes.decoder(pixel_mean, conditioned=True)
         # of spread 1: with 0.3 fewer entries were used (KL_a 2.5, not 2.9, of 4.2 nats on digits after 3,000 updates)
         self.memory = None if learned_entries is None else nn.Parameter(torch.randn(learned_entries, *shape))
+        self.baseline = None
 
     def encode_memory(
         self, memory: Float[Tensor, "M *entry"] | None, e_a: Float[Tensor, "M E"] | None = None
@@ -136,15 +155,29 @@ class VariationalMemoryAddressing(nn.Module):
         addresses: Int[Tensor, "K B"] | None = None,
         noise: Float[Tensor, "K B Z"] | None = None,
         chunk: int | None = None,
+        draw: Draw = draw_independent,
     ) -> Terms:
-        """The terms of K = `num_samples` draws (a_k, z_k) ~ q(a|x) q(z|m_a, x) for each target.
+        """The terms of K = `num_samples` draws (a_k, z_k) ~ q(a|x) q(z|m_a, x) for each target, or of addresses that
+        `draw` draws another way.
 
         `addresses` and `noise` fix the draws; they are for tests and for models that are enumerated. At most `chunk`
         images go through a network at a time.
+
+        Raises:
+            ValueError: with z_gradient "single", for draws that are not independent.
         """
-        log_q, log_p = self.address(x, encoded)
-        a = draw_addresses(log_q, num_samples, generator) if addresses is None else addresses
-        return self._terms(x, encoded, log_q, log_p, a, generator, noise, chunk)
+        e_q = self.addressing.queries(self._features(x)[1])
+        log_q, log_p = self.addressing.log_posterior_of(e_q, encoded.keys), encoded.keys.log_p
+        a, log_omega = draw(log_q, num_samples, generator) if addresses is None else (addresses, None)
+        terms = self._terms(x, encoded, log_q, log_p, a, generator, noise, chunk)
+        return self._completed(terms, e_q, log_omega)
+
+    def _completed(self, terms: Terms, e_q: Float[Tensor, "B E"], log_omega: Float[Tensor, "K B"] | None) -> Terms:
+        """The terms with the weights of their addresses and, while it is trained, with the baseline of the targets."""
+        if self.z_gradient == "single" and log_omega is not None:
+            raise ValueError("z_gradient is single, which needs independent draws of addresses")
+        has_baseline = self.baseline is not None and torch.is_grad_enabled()
+        return replace(terms, log_omega=log_omega, baseline=self.baseline(e_q) if has_baseline else None)  # type: ignore[misc]
 
     def _terms(
         self,
@@ -187,10 +220,11 @@ class VariationalMemoryAddressing(nn.Module):
         for rows in torch.arange(K * B, device=x.device).split(chunk):
             logits = self._decode(z[rows], condition, entry_of[rows])
             log_px.append(log_bernoulli(x[rows % B], logits[None])[0])
+        log_pz = log_normal(z, p_mean, p_log_std).unflatten(0, (K, B))
+        log_px_z, log_rz = z_terms(self.z_gradient, z, eps, q_log_std, _joined(log_px).unflatten(0, (K, B)), log_pz)
         return Terms(
-            log_px=_joined(log_px).unflatten(0, (K, B)),
-            log_pz=log_normal(z, p_mean, p_log_std).unflatten(0, (K, B)),
-            log_qz=log_normal_at(eps, q_log_std).unflatten(0, (K, B)),
+            log_px=log_px_z,
+            log_rz=log_rz,
             log_pa=log_p[a],
             log_qa=log_q.gather(1, a.mT).mT,
             kl_a=kl_categorical(log_q, log_p),
@@ -228,6 +262,51 @@ class VariationalMemoryAddressing(nn.Module):
         mean, log_std = split_gaussian(self.prior_head(levels[-1].flatten(1)))
         z = mean + log_std.exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
         return draw_images(self.decoder(z, self.conditioner(levels)), addresses, generator)
+
+
+def z_terms(
+    z_gradient: str,
+    z: Float[Tensor, "KB Z"],
+    noise: Float[Tensor, "KB Z"],
+    log_std: Float[Tensor, "KB Z"],
+    log_px: Float[Tensor, "K B"],
+    log_pz: Float[Tensor, "K B"],
+) -> tuple[Float[Tensor, "K B"], Float[Tensor, "K B"]]:
+    """log_px and log_rz = log_pz - log q(z|m, x), of which a bound has one of the `Z_GRADIENTS` for the parameters of
+    z = mean + exp(log_std) * noise.
+
+    A bound's gradient arrives at log p(x|z_k) in proportion to wbar_k, and comes to z_k as wbar_k D_k: "dreg" and
+    "single" multiply the second by what the first says, whatever the bound is.
+    """
+    log_qz = log_normal_at(noise, log_std).view_as(log_px)
+    if z_gradient == "iwae" or not z.requires_grad:
+        return log_px, log_pz - log_qz
+    # its value with the gradient through z alone, -noise / std: z - mean would have lost the noise to rounding
+    log_qz = log_qz.detach() - ((z - z.detach()) * (noise / log_std.exp()).detach()).sum(-1).view_as(log_px)
+    log_rz = log_pz - log_qz
+    if z_gradient == "stl":
+        return log_px, log_rz
+    arrived: list[Tensor] = []
+
+    def raised(gradient: Tensor) -> Tensor:
+        return gradient + LEAST * gradient.sum(0)
+
+    def look(gradient: Tensor) -> None:
+        everything = gradient.sum(0)
+        # of a target that does not count at all the weights do not matter
+        arrived[:] = [torch.where(everything == 0, 1.0, gradient / everything).flatten()[:, None]]
+
+    def multiply(gradient: Tensor) -> Tensor:
+        (wbar,) = arrived
+        return gradient * wbar if z_gradient == "dreg" else gradient / (len(log_px) * wbar)
+
+    log_px = log_px.view_as(log_px)  # a tensor of its own, whose gradient is the bound's alone
+    if z_gradient == "single":  # which divides by wbar_k: one that is zero is raised to what changes no sum
+        log_px.register_hook(raised)
+        log_rz.register_hook(raised)
+    log_px.register_hook(look)
+    z.register_hook(multiply)
+    return log_px, log_rz
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -5,17 +5,21 @@ entry each, all of which go through every network; skip connections are concaten
 In float32 on contiguous tensors, eager and deterministic, it is what the fast path is tested and timed against.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vma.addressing import kl_categorical
+from vma.errors import InputError
 from vma.model import Encoded, VariationalMemoryAddressing
 from vma.networks import (
     ConvConditioner,
     ConvDecoder,
     Levels,
+    Sizes,
     UpConv,
     log_bernoulli,
     log_normal,
@@ -26,7 +30,16 @@ from vma.objectives import Terms
 
 
 class ReferenceAddressing(VariationalMemoryAddressing):
-    """`VariationalMemoryAddressing` with the plain forward; weights can be loaded from one into the other."""
+    """`VariationalMemoryAddressing` with the plain forward; weights can be loaded from one into the other.
+
+    Raises:
+        InputError: for another gradient of z than the plain one. As the base class.
+    """
+
+    def __init__(self, sizes: Sizes, **options: Any) -> None:
+        super().__init__(sizes, **options)
+        if self.z_gradient != "iwae":
+            raise InputError(f"z_gradient is {self.z_gradient}: the reference path has iwae alone")
 
     def _terms(
         self,
@@ -52,11 +65,11 @@ class ReferenceAddressing(VariationalMemoryAddressing):
             levels = self.memory_pyramid(m_a)
             p_mean, p_log_std = split_gaussian(self.prior_head(levels[-1].flatten(1)))
             logits = self._logits(z, levels).unflatten(0, (len(k), B))
-            log_pz, log_qz = log_normal(z, p_mean, p_log_std), log_normal_at(noise_k, q_log_std)
-            parts.append((log_bernoulli(x, logits), log_pz.view(len(k), B), log_qz.view(len(k), B)))
-        log_px, log_pz, log_qz = (torch.cat(same) for same in zip(*parts, strict=True))
+            log_rz = log_normal(z, p_mean, p_log_std) - log_normal_at(noise_k, q_log_std)
+            parts.append((log_bernoulli(x, logits), log_rz.view(len(k), B)))
+        log_px, log_rz = (torch.cat(same) for same in zip(*parts, strict=True))
         log_qa = log_q.gather(1, a.mT).mT
-        return Terms(log_px, log_pz, log_qz, log_pa=log_p[a], log_qa=log_qa, kl_a=kl_categorical(log_q, log_p))
+        return Terms(log_px, log_rz, log_pa=log_p[a], log_qa=log_qa, kl_a=kl_categorical(log_q, log_p))
 
     def _logits(self, z: Float[Tensor, "N Z"], levels: Levels) -> Float[Tensor, "N C H W"]:
         """The decoder, of which the convolutional one has a level of m_a concatenated to its activations before each

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vma.addressing import draw_addresses
+from vma.addressing import Draw, draw_independent
 from vma.errors import InputError
 from vma.model import Encoded, VariationalMemoryAddressing, distinct
 from vma.networks import Sizes
@@ -67,15 +67,17 @@ class SampledGradientAddressing(VariationalMemoryAddressing):
         addresses: Int[Tensor, "K B"] | None = None,
         noise: Float[Tensor, "K B Z"] | None = None,
         chunk: int | None = None,
+        draw: Draw = draw_independent,
     ) -> Terms:
         if encoded.keys.e_a.requires_grad or not torch.is_grad_enabled():
             return super().forward(
-                x, encoded, num_samples, generator=generator, addresses=addresses, noise=noise, chunk=chunk
+                x, encoded, num_samples, generator=generator, addresses=addresses, noise=noise, chunk=chunk, draw=draw
             )
         similarity, e_q, log_p = self.addressing.similarity, self.addressing.queries(x), encoded.keys.log_p
         log_q = self.addressing.log_posterior_of(e_q, encoded.keys)
-        a = draw_addresses(log_q, num_samples, generator) if addresses is None else addresses
+        a, log_omega = draw(log_q, num_samples, generator) if addresses is None else (addresses, None)
         terms = self._terms(x, encoded, log_q, log_p, a, generator, noise, chunk)
+        terms = self._completed(terms, e_q, log_omega)
 
         q, p = log_q.detach().exp(), log_p.detach().exp()
         entries, weight, place = sample_entries(self.proposal(q, p), self.gradient_entries, a.flatten(), generator)

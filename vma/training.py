@@ -2,12 +2,13 @@
 
 import warnings
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vma.addressing import Draw
 from vma.data.episodes import Episode
 from vma.errors import InputError
 from vma.objectives import Terms, iwae
@@ -30,10 +31,12 @@ def fit(
     *,
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
-    learning_rate: Callable[[int], float] | None = None,
+    schedule: Callable[[int], float] | None = None,
+    kl_warmup: int = 0,
     clip: float | None = None,
     episodes_per_update: int = 1,
     graph: bool = False,
+    draw: Draw | None = None,
 ) -> Generator[tuple[int, Terms], None, None]:
     """Yield (update, terms) after each of `updates`; with n = `episodes_per_update`, update u is made on the targets of
     the episodes nu, ..., nu + n - 1, each with its own memory.
@@ -48,34 +51,49 @@ def fit(
         model: has `encode_memory` and a `forward` that returns Terms.
         episodes: the episode of each number; with `graph` the number is a tensor () on the device, and every episode
             has the same shapes (`vma.data.episodes.Episodes`).
-        objective: `vimco` or `iwae`; its mean over targets is maximised.
+        objective: `iwae` or a surrogate of `vma.estimators`; its mean over targets is maximised.
         optimizer: with `graph` a fused, capturable one whose learning rate is a tensor on the device.
         num_samples: K.
         updates: which updates to make; a resumed run starts where it stopped.
         generator: of addresses and noise.
         dtype: float32, or bfloat16 for mixed precision; the bound's arithmetic is float32 in both.
-        learning_rate: the rate of each update, where it is not constant.
+        schedule: the factor of the optimizer's rates at each update, where they are not constant.
+        kl_warmup: updates over which the weight of log p(z|.) - log q(z|.) in the objective rises from 0 to 1; what is
+            yielded are the unweighted terms.
         clip: largest norm of the gradient; None does not clip.
         episodes_per_update: n.
         graph: for models on CUDA devices.
+        draw: how addresses are drawn, where the objective needs others than independent draws.
 
     Raises:
         NonFiniteBound: before the update that would have used it; with `graph` when the host next looks.
         InputError: if `graph` is given for a model on another device, or with an optimizer that no graph can hold.
     """
-    update = Update(model, episodes, objective, optimizer, num_samples, generator, dtype, clip, episodes_per_update)
+    update = Update(
+        model,
+        episodes,
+        objective,
+        optimizer,
+        num_samples,
+        generator,
+        dtype,
+        clip,
+        episodes_per_update,
+        kl_warmup,
+        draw,
+    )
     if graph:
         _check_graph(update)
     seed = "" if generator is None else f", seed {generator.initial_seed()}"
     model.train()
     if graph:
-        yield from _replayed(StaticUpdate(update, updates), updates, learning_rate, seed)
+        yield from _replayed(StaticUpdate(update, updates), updates, schedule, seed)
         return
     for number in updates:
-        _set_rate(optimizer, learning_rate, number)
+        _set_rates(optimizer, schedule, number)
         terms = update.terms(number)
         check_finite(terms, f"update {number}{seed}")
-        update.step(terms)
+        update.step(terms, number)
         yield number, terms
 
 
@@ -92,6 +110,8 @@ class Update:
     dtype: torch.dtype
     clip: float | None
     episodes_per_update: int
+    kl_warmup: int = 0
+    draw: Draw | None = None
 
     @property
     def device(self) -> torch.device:
@@ -102,15 +122,20 @@ class Update:
         """The terms of all episodes of the update with this number."""
         first = number * self.episodes_per_update
         drawn = [self.episodes(first + i) for i in range(self.episodes_per_update)]
+        model: Any = self.model
+        options: dict[str, Any] = {} if self.draw is None else {"draw": self.draw}  # models without address have none
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             parts = [
-                self.model(e.x, self.model.encode_memory(e.memory), self.num_samples, generator=self.generator)  # type: ignore[operator]
+                model(e.x, model.encode_memory(e.memory), self.num_samples, generator=self.generator, **options)
                 for e in drawn
             ]
-        return Terms(*(torch.cat([getattr(part, field.name) for part in parts], -1) for field in fields(Terms)))
+        return Terms.join(parts)
 
-    def step(self, terms: Terms) -> None:
-        """Change the weights along the gradient of the objective."""
+    def step(self, terms: Terms, number: int | Tensor) -> None:
+        """Change the weights along the gradient of the objective of the update with this number."""
+        if self.kl_warmup:
+            weight = torch.as_tensor(number / self.kl_warmup).clamp(max=1)
+            terms = replace(terms, log_rz=weight * terms.log_rz)
         self.optimizer.zero_grad(set_to_none=True)
         (-self.objective(terms).mean()).backward()
         if self.clip is not None:
@@ -136,12 +161,12 @@ class StaticUpdate:
     def __call__(self) -> Terms:
         """Make the next update; its terms, detached."""
         terms = self.update.terms(self.number)
-        detached = Terms(*(value.detach() for value in vars(terms).values()))
+        detached = terms.each(Tensor.detach)
         self._look(detached)
         optimizer: Any = self.update.optimizer
         optimizer.found_inf = self.stopped  # by which a fused optimizer leaves weights and state as they are
         try:
-            self.update.step(terms)
+            self.update.step(terms, self.number)
         finally:
             del optimizer.found_inf
         self.number += self.stride
@@ -149,7 +174,8 @@ class StaticUpdate:
 
     def _look(self, terms: Terms) -> None:
         """Note on the device whether this is the first bound that is not finite."""
-        values = torch.stack([value.expand_as(terms.log_px) for value in vars(terms).values()])
+        parts = [terms.log_px.new_zeros(()) if value is None else value for value in vars(terms).values()]
+        values = torch.stack([part.expand_as(terms.log_px) for part in parts])
         first = ~torch.isfinite(iwae(terms)).all() & (self.broken_at < 0)
         self.broken_at.copy_(torch.where(first, self.number, self.broken_at))
         self.broken_terms.copy_(torch.where(first, ~torch.isfinite(values).flatten(1).all(1), self.broken_terms))
@@ -184,14 +210,14 @@ def _check_graph(update: Update) -> None:
 
 
 def _replayed(
-    update: StaticUpdate, updates: range, learning_rate: Callable[[int], float] | None, seed: str
+    update: StaticUpdate, updates: range, schedule: Callable[[int], float] | None, seed: str
 ) -> Generator[tuple[int, Terms], None, None]:
     """`fit` by a CUDA graph."""
     stream = torch.cuda.Stream(update.update.device)
     graph: torch.cuda.CUDAGraph | None = None
     try:
         for made, number in enumerate(updates):
-            _set_rate(update.update.optimizer, learning_rate, number)
+            _set_rates(update.update.optimizer, schedule, number)
             if made < WARM_UP:
                 terms = _made_aside(update, stream)
             else:
@@ -233,14 +259,15 @@ def _captured(update: StaticUpdate, stream: torch.cuda.Stream) -> tuple[torch.cu
     return graph, terms
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, learning_rate: Callable[[int], float] | None, number: int) -> None:
-    if learning_rate is None:
+def _set_rates(optimizer: torch.optim.Optimizer, schedule: Callable[[int], float] | None, number: int) -> None:
+    if schedule is None:
         return
     for group in optimizer.param_groups:
+        rate = group.setdefault("initial_lr", float(group["lr"])) * schedule(number)
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(learning_rate(number))
+            group["lr"].fill_(rate)
         else:
-            group["lr"] = learning_rate(number)
+            group["lr"] = rate
 
 
 def check_finite(terms: Terms, where: str) -> None:
@@ -251,8 +278,7 @@ def check_finite(terms: Terms, where: str) -> None:
     """
     if torch.isfinite(iwae(terms)).all():
         return
-    values: dict[str, Any] = vars(terms)
-    raise _not_finite(where, [name for name, value in values.items() if not torch.isfinite(value).all()])
+    raise _not_finite(where, [name for name, value in terms.tensors.items() if not torch.isfinite(value).all()])
 
 
 def _not_finite(where: str, broken: list[str]) -> NonFiniteBound:

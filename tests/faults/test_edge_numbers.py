@@ -202,7 +202,7 @@ def complaints(single: Any, double: Any, edge: Edge) -> Iterator[str]:
             rounded = iwae(terms_of(single, x, memory, edge.K))
     terms = terms_of(single, x, memory, edge.K)
     bound = iwae(terms).detach()
-    for name, value in vars(terms).items():
+    for name, value in terms.tensors.items():
         if not value.isfinite().all():
             yield f"{name} is not finite"
     if not rounded.isfinite().all():
