@@ -154,8 +154,8 @@ def build_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
         return torch.tensor(value, device=device) if held else value
 
     if spec.optimizer == "muon":
-        matrices: list[Tensor] = []
-        others: list[Tensor] = []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for p in model.parameters():
             # a single row is a vector: the prior's query point, a pseudo-input
             vector = p.dim() < 2 or (p.dim() == 2 and len(p) == 1) or p is memory

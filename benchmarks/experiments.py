@@ -6,6 +6,7 @@ What the text leaves open is decided here, each decision beside the line that ta
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from baselines.gmn_networks import LEAST_SIZE
 from benchmarks.spec import Cell, EvalSpec, TrainSpec
 from vma.data.episodes import EpisodeSpec
 
@@ -38,7 +39,9 @@ CHOICE_UPDATES = 5_000
 TUNING_UPDATES = 4_000
 SUITE_UPDATES = {"vma": 12_000, "soft": 10_000, "vae": 6_000}
 CHOICE_SAMPLES = (1, 4, 16, 64, 256, 1000)  # values of K
-SMOKE_UPDATES = 100  # one line of the training log
+SMOKE_UPDATES = 10
+SMOKE_ENTRIES = 4  # of a memory that is not made of classes
+SMOKE_MOST = 2  # classes, shots, targets a class and samples of an evaluation
 
 
 @dataclass(frozen=True)
@@ -559,53 +562,54 @@ STAND_INS = {"mnist_larochelle": "mnist_gmn", "omniglot28": "omniglot28_resample
 
 
 def smoke(experiment: Experiment) -> Experiment:
-    """The experiment on built-in characters with tiny networks, few updates, targets, samples and entries.
+    """The experiment on built-in characters with tiny networks, few updates, targets and samples, and one size of each
+    kind: cells that differ in nothing else become one.
 
     It goes through the same code and has ids of its own: the recipe of all its runs is "smoke".
     """
-    return replace(experiment, cells=tuple(dict.fromkeys(_smoke_cells(experiment.cells))))
+    return replace(experiment, cells=tuple(dict.fromkeys(smoke_cells(experiment.cells))))
 
 
-def _smoke_cells(cells: Iterable[Cell]) -> Iterable[Cell]:
+def smoke_cells(cells: Iterable[Cell]) -> Iterable[Cell]:
+    """The cells as a smoke run shrinks them, one for each."""
+    return map(_smoke_cell, cells)
+
+
+def _smoke_cell(cell: Cell) -> Cell:
     def episode(spec: EpisodeSpec) -> EpisodeSpec:
-        entries = None if spec.memory_size is None else max(4, spec.memory_size // 32)
-        sequences = spec.sequences and min(spec.sequences, 2)
-        classes, shots = min(spec.classes, 16), min(spec.shots, 16)
-        return replace(spec, memory_size=entries, classes=classes, shots=shots, sequences=sequences)
+        names = ("classes", "target_classes", "targets_per_class", "shots", "fewest_shots")
+        few = {name: value and min(value, SMOKE_MOST) for name in names for value in [getattr(spec, name)]}
+        few["sequences"] = spec.sequences and 2
+        return replace(spec, memory_size=spec.memory_size and SMOKE_ENTRIES, **few)
 
-    for cell in cells:
-        train, evaluation = cell.train, cell.eval
-        growth = train.growth and tuple(
-            (max(4, size // 32), until * SMOKE_UPDATES // 30_000) for size, until in train.growth
-        )
-        network = {"mlp": "tiny-mlp", "gmn": "gmn"}.get(train.network, "tiny")
-        # a rate that decays late does so after the updates of the run that it goes on from
-        updates = SMOKE_UPDATES + (SMOKE_UPDATES // 10 if train.decay_from else 0)
-        yield replace(
-            cell,
-            train=replace(
-                train,
-                # what tells the ways of `recall` apart is its recipe, of the smoke run too
-                recipe="smoke" if train.recipe == "paper" else f"smoke-{train.recipe}",
-                dataset="strokes",
-                image_size=12,
-                network=network,
-                episode=episode(train.episode),
-                learned_entries=train.learned_entries and train.learned_entries // 16,
-                memory_shape=train.memory_shape and (16,),
-                growth=growth,
-                rate_steps=train.rate_steps
-                and tuple((update * SMOKE_UPDATES // 30_000, rate) for update, rate in train.rate_steps),
-                warmup=min(train.warmup, SMOKE_UPDATES // 10),
-                kl_warmup=train.kl_warmup and SMOKE_UPDATES // 4,
-                decay_updates=train.decay_updates and updates,
-                decay_from=train.decay_from and SMOKE_UPDATES,
-            ),
-            eval=replace(
-                evaluation,
-                episode=episode(evaluation.episode),
-                num_samples=min(evaluation.num_samples, 8),
-                targets=min(evaluation.targets, 2 if evaluation.task == "wallclock" else 16),
-            ),
-            updates=updates if cell.updates else None,
-        )
+    train, evaluation = cell.train, cell.eval
+    # a rate that decays late does so after the updates of the run that it goes on from
+    updates = SMOKE_UPDATES + (SMOKE_UPDATES // 10 if train.decay_from else 0)
+    return replace(
+        cell,
+        train=replace(
+            train,
+            # what tells the ways of `recall` apart is its recipe, of the smoke run too
+            recipe="smoke" if train.recipe == "paper" else f"smoke-{train.recipe}",
+            dataset="strokes",
+            image_size=LEAST_SIZE if train.network == "gmn" else 8,
+            network={"mlp": "tiny-mlp", "gmn": "gmn"}.get(train.network, "tiny"),
+            episode=episode(train.episode),
+            learned_entries=train.learned_entries and SMOKE_ENTRIES,
+            memory_shape=train.memory_shape and (16,),
+            growth=train.growth and ((SMOKE_ENTRIES, SMOKE_UPDATES // 2),),
+            rate_steps=train.rate_steps
+            and tuple((update * SMOKE_UPDATES // 30_000, rate) for update, rate in train.rate_steps),
+            warmup=min(train.warmup, SMOKE_UPDATES // 10),
+            kl_warmup=train.kl_warmup and SMOKE_UPDATES // 4,
+            decay_updates=train.decay_updates and updates,
+            decay_from=train.decay_from and SMOKE_UPDATES,
+        ),
+        eval=replace(
+            evaluation,
+            episode=episode(evaluation.episode),
+            num_samples=min(evaluation.num_samples, SMOKE_MOST),
+            targets=min(evaluation.targets, 2 if evaluation.task == "wallclock" else 8),
+        ),
+        updates=updates if cell.updates else None,
+    )

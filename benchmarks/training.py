@@ -41,7 +41,7 @@ from vma.evaluation import Scores, evaluate
 from vma.objectives import Terms, iwae
 from vma.training import CHECK_EVERY, NonFiniteBound, fit
 
-LOG_EVERY = 100  # updates a line of metrics.jsonl
+LOG_EVERY = 100  # updates a line of metrics.jsonl, and one for what is left at the end
 VALIDATE_EVERY = 1000
 SAVE_SECONDS = 60.0
 VALIDATION_EPISODES = range(8)
@@ -225,7 +225,7 @@ def _train(
             bar.update()
             progress(done)
             stop = bool(caught) or (seconds is not None and spent >= seconds)
-            if done % LOG_EVERY == 0:
+            if done % LOG_EVERY == 0 or done == updates:
                 bound, kl_a, kl_z = torch.stack(window).mean(0).tolist()
                 window.clear()
                 line = {"update": done, "bound": bound, "kl_a": kl_a, "kl_z": kl_z, "seconds": spent}

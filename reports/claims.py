@@ -131,7 +131,7 @@ class Finder:
         """
         wanted = {"recipe": "paper", **keys}
         if self.results.smoke:
-            wanted = _smoke(self.experiment, wanted)
+            wanted = _smoke(wanted)
         rows = select(self.rows, metric=metric, targets="all", **wanted)
         if rows.empty:
             words = [_named(k, v) for k, v in wanted.items() if (k, v) != ("recipe", "paper")]
@@ -184,16 +184,16 @@ def _named(key: str, value: Any) -> str:
     return f"{names.get(key, key.replace('_', ' '))} {value}".strip()
 
 
-def _smoke(experiment: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+def _smoke(keys: Mapping[str, Any]) -> dict[str, Any]:
     """The keys as `benchmarks.experiments.smoke` shrinks them."""
 
     def shrunk(key: str, value: Any) -> Any:
         if key == "recipe":
             return "smoke" if value == "paper" else f"smoke-{value}"
         if key in ("memory_size", "train_memory_size"):
-            return value // 16 if experiment.startswith("learned") else max(4, value // 32)
-        limits = {"num_samples": 8, "classes": 16, "shots": 16, "train_classes": 16, "train_shots": 16}
-        return min(value, limits[key]) if key in limits else value
+            return 4
+        few = ("num_samples", "classes", "shots", "train_classes", "train_shots")
+        return min(value, 2) if key in few else value
 
     return {key: shrunk(key, value) for key, value in keys.items()}
 

@@ -27,7 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vma.optimisers": (),
     "vma.estimators": ("vma.objectives", "vma.networks"),
     "vma.networks": ("vma.errors",),
-    "vma.data": ("vma.errors", "vma.files"),
+    "vma.data": ("vma.errors", "vma.files", "vma.checkpoint"),
     "vma.addressing": ("vma.errors", "vma.networks"),
     "vma.model": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing"),
     "vma.reference": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing", "vma.model"),

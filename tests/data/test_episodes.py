@@ -119,7 +119,7 @@ def test_mix_is_splitmix64() -> None:
 def test_per_class_memory_has_other_drawings_of_the_targets_classes(target_classes: int | None) -> None:
     spec = EpisodeSpec(classes=4, targets_per_class=2, shots=3, target_classes=target_classes)
     for part in (EVEN, RAGGED):
-        for step in range(100):
+        for step in range(30):
             episode = Episodes(part, spec, 0)(step)
             assert episode.memory_index is not None
             drawn = episode.x_index.tolist() + episode.memory_index.tolist()
@@ -162,18 +162,18 @@ def test_gmn_memory_is_drawn_with_replacement(classes: int, probability: float) 
     """A target is among 19 objects with probability 1 - (1 - 1/(20 C))^19; here all drawings of a class are targets."""
     assert probability == pytest.approx(1 - (1 - 1 / (20 * classes)) ** 19, abs=1e-4)
     episodes = Episodes(EVEN, EpisodeSpec("gmn", classes, 20, 19, target_classes=1), 0)
-    drawn = [episodes(step) for step in range(400)]
+    drawn = [episodes(step) for step in range(150)]
     assert all(len(episode.memory) == 19 and len(episode.x_index.unique()) == 20 for episode in drawn)
     assert all(len(episode.memory_class.unique()) <= classes for episode in drawn)
-    assert torch.cat([e.duplicated for e in drawn]).float().mean() == pytest.approx(probability, abs=0.02)
+    assert torch.cat([e.duplicated for e in drawn]).float().mean() == pytest.approx(probability, abs=0.03)
     assert chisquare(counts([e.memory_index % 20 for e in drawn], 20)).pvalue > 1e-3
     of_target = torch.cat([e.memory_class == e.x_class[0] for e in drawn]).float().mean()
-    assert of_target == pytest.approx(1 / classes, abs=0.02)
+    assert of_target == pytest.approx(1 / classes, abs=0.03)
 
 
 def test_gmn_draws_stay_in_their_class_where_classes_are_ragged() -> None:
     episodes = Episodes(RAGGED, EpisodeSpec("gmn", classes=3, targets_per_class=4, shots=40, target_classes=1), 0)
-    for step in range(100):
+    for step in range(30):
         episode = episodes(step)
         assert len(episode.memory_class.unique()) <= 3
         assert (RAGGED.offsets.diff()[episode.memory_class] >= 4).all()
@@ -225,7 +225,7 @@ MEMORIES = ["per_class", "per_class, one target class", "gmn", "recall"]
 
 @pytest.mark.parametrize("spec", [SPECS[name] for name in MEMORIES], ids=MEMORIES)
 def test_a_part_of_memory_holds_every_class_and_the_parts_are_nested(spec: EpisodeSpec) -> None:
-    for step in range(30):
+    for step in range(5):
         whole = Episodes(RAGGED if spec.protocol == "recall" else EVEN, spec, 0)(step)
         M, present = len(whole.memory), set(whole.memory_class.tolist())
         smaller: list[int] = []
@@ -269,7 +269,7 @@ def test_the_entries_of_a_part_of_memory_are_drawn_uniformly() -> None:
     whole = Episodes(EVEN, EpisodeSpec(classes=3, targets_per_class=1, shots=6), 0)(0)
     place = {index: i for i, index in enumerate(whole.memory_index.tolist())}
     for size in (3, 7):
-        kept = [subsample_memory(whole, size, 0, step).memory_index for step in range(2000)]
+        kept = [subsample_memory(whole, size, 0, step).memory_index for step in range(500)]
         drawn = torch.tensor([place[i] for i in torch.cat(kept).tolist()])
         assert chisquare(torch.bincount(drawn, minlength=18)).pvalue > 1e-3
 
@@ -318,7 +318,7 @@ def test_there_is_nothing_to_shift_without_a_memory() -> None:
 
 
 def test_choices_are_uniform() -> None:
-    few = [Episodes(EVEN, EpisodeSpec(classes=1, targets_per_class=1, shots=1), 3)(step) for step in range(1500)]
+    few = [Episodes(EVEN, EpisodeSpec(classes=1, targets_per_class=1, shots=1), 3)(step) for step in range(600)]
     assert chisquare(counts([e.x_class for e in few], 10)).pvalue > 1e-3
     assert chisquare(counts([e.x_index % 20 for e in few], 20)).pvalue > 1e-3
     pair = [20 * (e.x_index % 20) + e.memory_index % 20 for e in few]
@@ -326,7 +326,7 @@ def test_choices_are_uniform() -> None:
     assert chisquare(counts(pair, 400)[off_diagonal]).pvalue > 1e-3
     plain = Episodes(RAGGED, EpisodeSpec("none", classes=1, targets_per_class=6200), 3)
     assert chisquare(counts([plain(0).x_index], len(RAGGED.images))).pvalue > 1e-3
-    recall = [Episodes(RAGGED, EpisodeSpec("recall", 1, 1, memory_size=5), 3)(step) for step in range(1000)]
+    recall = [Episodes(RAGGED, EpisodeSpec("recall", 1, 1, memory_size=5), 3)(step) for step in range(400)]
     assert chisquare(counts([e.x_index for e in recall], len(RAGGED.images))).pvalue > 1e-3
 
 
