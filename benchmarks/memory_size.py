@@ -70,7 +70,7 @@ def run(options: Options) -> None:
             f"the images of {data.name} are {data.image_size[0]}x{data.image_size[1]}, the model was trained with "
             f"{spec.image_size}x{spec.image_size}: give another --dataset or --image-size"
         )
-    trained = trained_at(options.checkpoint, data, device)
+    trained = trained_at(options.checkpoint, device)
     spec = replace(spec, dataset=data.name, dtype=resolve_dtype(options, device), threads=resolve_threads(options))
     cells = []
     if spec.model == "vae" and len(options.classes) * len(options.shots) * max(1, len(options.memory_size)) > 1:

@@ -16,7 +16,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, learning_rate, uses_graph
@@ -29,6 +28,7 @@ from vma.data.episodes import Episode, Episodes
 from vma.errors import InputError
 from vma.evaluation import evaluate
 from vma.objectives import Terms, iwae
+from vma.protocol import Model
 from vma.training import CHECK_EVERY, NonFiniteBound, fit
 
 LOG_EVERY = 100  # updates a line of metrics.jsonl
@@ -48,7 +48,7 @@ class Stopped(SystemExit):
 class Trained:
     """A trained model and what a row says of its training."""
 
-    model: nn.Module
+    model: Model
     spec: TrainSpec
     updates: int
     seconds: float

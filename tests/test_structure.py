@@ -31,8 +31,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vma.reference": ("vma.objectives", "vma.networks", "vma.addressing", "vma.model"),
     "vma.sampled": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing", "vma.model"),
     "vma.checkpoint": ("vma.errors", "vma.files"),
-    "vma.training": ("vma.errors", "vma.objectives", "vma.data"),
-    "vma.evaluation": ("vma.errors", "vma.objectives", "vma.addressing", "vma.data", "vma.training"),
+    "vma.protocol": ("vma.errors", "vma.objectives", "vma.networks"),
+    "vma.training": ("vma.errors", "vma.objectives", "vma.protocol", "vma.data"),
+    "vma.evaluation": ("vma.errors", "vma.objectives", "vma.addressing", "vma.protocol", "vma.data", "vma.training"),
+    # a model by its name needs all models, so the baselines too
+    "vma.pretrained": (
+        *("vma.errors", "vma.networks", "vma.model", "vma.reference", "vma.sampled", "vma.protocol"),
+        *("vma.checkpoint", "baselines"),
+    ),
     "baselines": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing"),
     "baselines.sampled": ("baselines", "vma.objectives", "vma.networks", "vma.addressing", "vma.sampled"),
     "benchmarks": ("vma", "baselines", "reports"),

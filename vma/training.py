@@ -11,6 +11,7 @@ from torch import Tensor
 from vma.data.episodes import Episode
 from vma.errors import InputError
 from vma.objectives import Terms, iwae
+from vma.protocol import Model, check_model
 
 CHECK_EVERY = 100  # updates of a CUDA graph between two looks at whether the bound is still finite
 WARM_UP = 3  # updates before a capture, in which libraries set themselves up and optimizers make their state
@@ -21,7 +22,7 @@ class NonFiniteBound(RuntimeError):
 
 
 def fit(
-    model: torch.nn.Module,
+    model: Model,
     episodes: Callable[[int], Episode],
     objective: Callable[[Terms], Tensor],
     optimizer: torch.optim.Optimizer,
@@ -45,7 +46,7 @@ def fit(
     device itself changes none from there on.
 
     Args:
-        model: has `encode_memory` and a `forward` that returns Terms.
+        model: a module that does what `vma.protocol.Model` says.
         episodes: the episode of each number; with `graph` the number is a tensor () on the device, and every episode
             has the same shapes (`vma.data.episodes.Episodes`).
         objective: `vimco` or `iwae`; its mean over targets is maximised.
@@ -61,8 +62,10 @@ def fit(
 
     Raises:
         NonFiniteBound: before the update that would have used it; with `graph` when the host next looks.
-        InputError: if `graph` is given for a model on another device, or with an optimizer that no graph can hold.
+        InputError: for a model that lacks a part of the protocol; if `graph` is given for one on another device, or with
+            an optimizer that no graph can hold.
     """
+    check_model(model)
     update = Update(model, episodes, objective, optimizer, num_samples, generator, dtype, clip, episodes_per_update)
     if graph:
         _check_graph(update)
@@ -83,7 +86,7 @@ def fit(
 class Update:
     """What an update does; its fields are arguments of `fit`."""
 
-    model: torch.nn.Module
+    model: Model
     episodes: Callable[[Any], Episode]
     objective: Callable[[Terms], Tensor]
     optimizer: torch.optim.Optimizer
@@ -104,7 +107,7 @@ class Update:
         drawn = [self.episodes(first + i) for i in range(self.episodes_per_update)]
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             parts = [
-                self.model(e.x, self.model.encode_memory(e.memory), self.num_samples, generator=self.generator)  # type: ignore[operator]
+                self.model(e.x, self.model.encode_memory(e.memory), self.num_samples, generator=self.generator)
                 for e in drawn
             ]
         return Terms(*(torch.cat([getattr(part, field.name) for part in parts], -1) for field in fields(Terms)))
