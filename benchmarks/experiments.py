@@ -431,7 +431,7 @@ STAND_INS = {"mnist_larochelle": "mnist_gmn", "omniglot28": "omniglot28_resample
 
 
 def named() -> dict[str, TrainSpec]:
-    """The trainings whose weights have a name, by which `vma.load_pretrained` knows them; others are named by a hash."""
+    """The trainings whose weights have a name (`vma.load_pretrained`); files of others are named by a hash."""
     table, digits = table1_training(), STAND_INS["mnist_larochelle"]
     return {
         "vma-fewshot": scaling_training(),

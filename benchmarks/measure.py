@@ -14,7 +14,7 @@ from benchmarks.cli import EvaluationOptions
 from benchmarks.experiments import named
 from benchmarks.spec import Cell, TrainSpec, identity, train_spec
 from benchmarks.tasks import Result
-from benchmarks.training import Trained, check_meta, train
+from benchmarks.training import Trained, check_meta, run_folder, train
 from vma import checkpoint
 from vma.data import DATASETS, DataSet
 from vma.errors import InputError
@@ -117,7 +117,9 @@ def obtain(
             print(f"{describe(spec)}: shipped weights, {found.updates:,} updates")
             return found
     limit = f"{updates:,} updates" if updates else f"{seconds / 60:.1f} minutes in all"
-    print(f"{describe(spec)}: no shipped weights used; training for {limit}")
+    print(
+        f"{describe(spec)}: no shipped weights used; training for {limit}, with pictures in {run_folder(spec, device)}"
+    )
     trained = train(spec, data, device, updates=updates, seconds=None if updates else seconds, restart=from_scratch)
     if updates is not None and trained.updates > updates:
         print(f"{describe(spec)}: an earlier start made more updates than {updates:,}; --from-scratch forgets it")

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from benchmarks import watch
 from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, learning_rate, uses_graph
 from benchmarks.locks import Busy, locked
 from benchmarks.spec import BY_CLASS, TrainSpec, identity
@@ -65,7 +66,7 @@ class Trained:
 
 
 def run_folder(spec: TrainSpec, device: torch.device) -> Path:
-    """Where the state of a run is kept: checkpoint.safetensors, metrics.jsonl and spec.json.
+    """Where the state of a run is kept: checkpoint.safetensors, metrics.jsonl, spec.json, and pictures of it.
 
     Devices have random streams of their own, so a run on another one is another run.
     """
@@ -224,6 +225,8 @@ def _train(
                 # with a graph it may have broken since the last look: the next one says so, and JSON has no word for it
                 if math.isfinite(bound):
                     append_lines(log, [line])
+                    if done % watch.EVERY == 0:
+                        watch.draw(folder, spec, model, validation, dtype)
                 bar.set_postfix({k: f"{v:.2f}" for k, v in line.items() if k not in ("update", "seconds")})
             # with a graph, other updates may follow one whose bound broke: what would be saved is not known to be good
             if time.monotonic() - saved > SAVE_SECONDS and not (graph and done % CHECK_EVERY):

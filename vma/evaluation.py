@@ -333,9 +333,7 @@ def classify(
 
 
 @torch.no_grad()
-def own_entry_probability(
-    model: Model, episode: Episode, dtype: torch.dtype = torch.float32
-) -> Float[Tensor, " B"]:
+def own_entry_probability(model: Model, episode: Episode, dtype: torch.dtype = torch.float32) -> Float[Tensor, " B"]:
     """q(a|x) of the entries that are the very target, summed, by a model with an address: 1 where it recalls (section
     4.1).
 

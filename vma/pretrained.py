@@ -58,12 +58,14 @@ def weights_file(name_or_path: str | os.PathLike[str]) -> Path:
     text = os.fspath(name_or_path)
     if text in names():
         return WEIGHTS / f"{text}.safetensors"
-    if os.path.lexists(text) or os.path.basename(text) != text or text.endswith(".safetensors"):
+    if os.path.isfile(text) or os.path.basename(text) != text or text.endswith(".safetensors"):
         return Path(text)
     if names():
         remedy = f"give one of {', '.join(names())}, or the path of a file"
     else:
-        remedy = "weights come with a checkout of the project, in results/checkpoints: give the path of one of its files"
+        remedy = (
+            "weights come with a checkout of the project, in results/checkpoints: give the path of one of its files"
+        )
     raise InputError(f"{text!r} is no name of trained weights: {remedy}")
 
 

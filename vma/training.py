@@ -62,8 +62,8 @@ def fit(
 
     Raises:
         NonFiniteBound: before the update that would have used it; with `graph` when the host next looks.
-        InputError: for a model that lacks a part of the protocol; if `graph` is given for one on another device, or with
-            an optimizer that no graph can hold.
+        InputError: for a model that lacks a part of the protocol; if `graph` is given for a model on another device, or
+            with an optimizer that no graph can hold.
     """
     check_model(model)
     update = Update(model, episodes, objective, optimizer, num_samples, generator, dtype, clip, episodes_per_update)
