@@ -147,6 +147,11 @@ def gmn_cells(variant: str, train: TrainSpec) -> list[Cell]:
     return [replace(cell, variant=variant) for cell in cells]
 
 
+def table1_under_gmn() -> TrainSpec:
+    """VMA trained under GMN's own sampler, with a memory of the same size as that of the others."""
+    return replace(table1_training()["vma"], episode=EpisodeSpec("gmn", classes=8, targets_per_class=4, shots=32))
+
+
 def table1_cells(train: TrainSpec, protocol: str, targets: int) -> list[Cell]:
     """The cells of one model in Table 1: one target an episode, the same targets in each cell. A plain VAE has one
     cell.
@@ -167,12 +172,10 @@ def table1() -> Experiment:
     memory; and GMN, see `gmn_trainings`. By the suite's recipe VMA sees 1 to 16 examples in training, so that one model
     serves all columns.
     """
-    models = table1_training()
+    models, gmn = table1_training(), table1_under_gmn()
     ours = {name: suite(train, SUITE_UPDATES[name]) for name, train in models.items()}
     drawn = replace(ours["vma"].episode, shots=16, fewest_shots=1)
     ours["vma"] = replace(ours["vma"], episode=drawn)
-    # of the same size as the memory of the others
-    gmn = replace(models["vma"], episode=EpisodeSpec("gmn", classes=8, targets_per_class=4, shots=32))
     cells = [c for train in (*models.values(), *ours.values()) for c in table1_cells(train, "per_class", 1000)]
     for train in (models["vma"], models["soft"], gmn, ours["vma"], ours["soft"]):
         cells += table1_cells(train, "gmn", 1000)
@@ -559,6 +562,23 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
 }
 
 STAND_INS = {"mnist_larochelle": "mnist_gmn", "omniglot28": "omniglot28_resampled"}
+
+
+def named() -> dict[str, TrainSpec]:
+    """The trainings whose weights have a name (`vma.load_pretrained`); files of others are named by a hash."""
+    table, digits = table1_training(), STAND_INS["mnist_larochelle"]
+    return {
+        "vma-fewshot": scaling_training(),
+        "soft-fewshot": soft_training(2, "features"),
+        "vae-fewshot": plain_vae(),
+        "vma-table1": table["vma"],
+        "soft-table1": table["soft"],
+        "vae-table1": table["vae"],
+        "vma-table1-annealed": annealed(table["vma"]),
+        "vma-table1-gmn": table1_under_gmn(),
+        "vma-recall": replace(recall_training(256, grown=False), dataset=digits),
+        "vma-recall-grown": replace(recall_training(256, grown=True), dataset=digits),
+    }
 
 
 def smoke(experiment: Experiment) -> Experiment:

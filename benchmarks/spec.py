@@ -246,6 +246,11 @@ class TrainSpec:
         return replace(self, recipe=recipe, decay_from=None, decay_updates=None)
 
     @property
+    def takes_memory(self) -> bool:
+        """Whether the model reads the memory of an episode: a plain VAE has none, and a learned one is its own."""
+        return self.model != "vae" and self.learned_entries is None
+
+    @property
     def science_id(self) -> str:
         """The hash of what decides the numbers up to rounding: all but the path, the precision and the number of
         threads.

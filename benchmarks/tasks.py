@@ -44,6 +44,7 @@ from vma.evaluation import (
     own_entry_probability,
 )
 from vma.objectives import Terms
+from vma.protocol import Model
 from vma.training import WARM_UP, fit
 
 SAMPLES_EACH = 4  # samples beside a reconstruction, in the lookups
@@ -222,7 +223,7 @@ def _told(items: Sequence[Item], progress: Progress) -> Iterator[Item]:
 
 
 def _scores(
-    model: nn.Module,
+    model: Model,
     evaluation: EvalSpec,
     data: DataSet,
     device: torch.device,
@@ -563,7 +564,8 @@ def _give_back_freed_memory() -> None:
 
 
 def _untrained(spec: TrainSpec) -> Trained:
-    return Trained(nn.Identity(), spec, 0, 0.0, identity(spec), ())
+    model: Any = nn.Identity()  # of which nothing is asked
+    return Trained(model, spec, 0, 0.0, identity(spec), ())
 
 
 def _timing(cell: Cell, seconds: np.ndarray, peak: int) -> Result:

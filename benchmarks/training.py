@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from baselines import GenerativeMatchingNetwork
+from benchmarks import watch
 from benchmarks.build import (
     DTYPES,
     build_draw,
@@ -39,6 +39,7 @@ from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
 from vma.evaluation import Scores, evaluate
 from vma.objectives import Terms, iwae
+from vma.protocol import Model
 from vma.training import CHECK_EVERY, NonFiniteBound, fit
 
 LOG_EVERY = 100  # updates a line of metrics.jsonl, and one for what is left at the end
@@ -58,7 +59,7 @@ class Stopped(SystemExit):
 class Trained:
     """A trained model and what a row says of its training."""
 
-    model: nn.Module
+    model: Model
     spec: TrainSpec
     updates: int
     seconds: float
@@ -75,7 +76,7 @@ class Trained:
 
 
 def run_folder(spec: TrainSpec, device: torch.device) -> Path:
-    """Where the state of a run is kept: checkpoint.safetensors, metrics.jsonl and spec.json.
+    """Where the state of a run is kept: checkpoint.safetensors, metrics.jsonl, spec.json, and pictures of it.
 
     Devices have random streams of their own, so a run on another one is another run.
     """
@@ -238,6 +239,8 @@ def _train(
                 # with a graph it may have broken since the last look: the next one says so, and JSON has no word for it
                 if math.isfinite(bound):
                     append_lines(log, [line])
+                    if done % watch.EVERY == 0:
+                        watch.draw(folder, spec, model, validation, dtype)
                 bar.set_postfix({k: f"{v:.2f}" for k, v in line.items() if k not in ("update", "seconds")})
             # with a graph, other updates may follow one whose bound broke: what would be saved is not known to be good
             if time.monotonic() - saved > SAVE_SECONDS and not (graph and done % CHECK_EVERY):
