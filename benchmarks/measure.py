@@ -13,12 +13,10 @@ from benchmarks.build import build_model
 from benchmarks.cli import EvaluationOptions
 from benchmarks.spec import Cell, TrainSpec, identity, train_spec
 from benchmarks.tasks import Result
-from benchmarks.training import Trained, check_meta, train
+from benchmarks.training import WEIGHTS, Trained, check_meta, train
 from vma import checkpoint
 from vma.data import DATASETS, DataSet
 from vma.errors import InputError
-
-WEIGHTS = store.ROOT / "results" / "checkpoints"
 
 
 def weights_path(spec: TrainSpec, folder: Path = WEIGHTS) -> Path:

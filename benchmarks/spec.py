@@ -4,6 +4,7 @@ None can be made with a value that its field's annotation does not allow, or wit
 """
 
 import math
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -63,6 +64,14 @@ def _check_stages(name: str, value: object) -> None:
         check_whole(f"an update of {name}", until, 0, MOST_UPDATES)
 
 
+def _check_start(name: str, value: object) -> None:
+    if type(value) is not str or not re.fullmatch(r"[0-9a-f]{12}-[1-9][0-9]{0,8}", value):
+        raise InputError(
+            f"{name} is {reprlib.repr(value)}, must be the 12 hex digits and the updates of shipped weights, such as "
+            "1794fc2f129d-60000"
+        )
+
+
 @dataclass(frozen=True)
 class TrainSpec:
     """One training run. The defaults are the paper's for few-shot learning on the 45/5 split (section 4.2).
@@ -105,6 +114,8 @@ class TrainSpec:
     path: Annotated[str, partial(check_name, allowed=("reference",), none="the fast one")] | None = None
     # embed all entries without gradient, those drawn and so many sampled ones with it; None is all with gradient
     gradient_entries: Entries | None = None
+    # shipped weights that it begins from, with a new optimizer: the end of their file's name and their updates
+    start: Annotated[str, _check_start] | None = None
     seed: Seed = 0
     dtype: Dtype = "float32"
     threads: Threads = 2

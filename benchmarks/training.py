@@ -39,6 +39,7 @@ from vma.evaluation import evaluate
 from vma.objectives import Terms, iwae
 from vma.training import CHECK_EVERY, NonFiniteBound, fit
 
+WEIGHTS = ROOT / "results" / "checkpoints"  # that are shipped
 LOG_EVERY = 100  # updates a line of metrics.jsonl
 VALIDATE_EVERY = 1000
 SAVE_SECONDS = 60.0
@@ -99,8 +100,8 @@ def train(
     The run goes on from its checkpoint unless `restart`. An interrupted and resumed run makes the very updates of an
     uninterrupted one. Where another process trains this run, `wait` waits for its end and goes on from there. A run
     with a trunk (`TrainSpec.trunk`) begins where the trunk ends, which is trained first as far as it has to be; if the
-    trunk has gone further, or with `restart`, it makes all updates itself. `progress` is told the number of updates
-    after each.
+    trunk has gone further, or with `restart`, it makes all updates itself. A run with a start (`TrainSpec.start`) makes
+    its first update on those weights. `progress` is told the number of updates after each.
 
     Raises:
         InputError: if the run is being trained by another process and not to `wait`, or its checkpoint cannot be used.
@@ -160,6 +161,8 @@ def _train(
             )
         done, spent = meta["update"], meta["seconds"]
         commits = tuple(meta.get("commits", ["unknown"]))
+    elif spec.start is not None:
+        begin(spec, model, data, device)
     write_text(folder / "spec.json", json.dumps(identity(spec), indent=1) + "\n")
     log = folder / "metrics.jsonl"
     before_now = log if source is None else source.with_name(log.name)
@@ -248,6 +251,29 @@ def _train(
         print(f"stopped after {done:,} updates, which are saved; {how}", file=sys.stderr)
         raise Stopped(128 + caught[0])
     return Trained(model, spec, done, spent, identity(spec), commits)
+
+
+def begin(spec: TrainSpec, model: nn.Module, data: DataSet, device: torch.device) -> None:
+    """Load the weights that a run begins from. What they are not of, an estimator's own baseline, stays as it is.
+
+    Raises:
+        CheckpointError: if there are none of that name, they have other updates, are damaged, or of other networks.
+    """
+    name, _, updates = (spec.start or "").rpartition("-")
+    found = sorted(WEIGHTS.glob(f"*-{name}.safetensors"))
+    if not found:
+        raise checkpoint.CheckpointError(f"start is {spec.start}, and {WEIGHTS} has no weights {name}: ship them first")
+
+    def check(state: checkpoint.Checkpoint) -> None:
+        check_meta(state.meta)
+        if state.meta["update"] != int(updates):
+            raise checkpoint.CheckpointError(
+                f"start is {spec.start}, and it has {state.meta['update']:,} updates: name those"
+            )
+
+    plain = build_model(replace(spec, estimator=None), data, device)
+    checkpoint.load_weights(found[0], plain, accept=check)
+    model.load_state_dict(model.state_dict() | plain.state_dict())
 
 
 def _has_state(path: Path) -> bool:
