@@ -29,7 +29,8 @@ ESTIMATORS = ("geometric", "ovis0", "ovis1", "rloo", "nvil", "wake", *SETS, *ENU
 WITH_ONE_SAMPLE = ("nvil", "gumbel", *ENUMERATED)  # the others need two
 SPLITS = ("train", "validation", "test")
 DECODING_RULES = ("classification-likelihood", "classification-shifted")
-ADDRESS_TASKS = ("recall", "lookup", "classification", *DECODING_RULES)
+ENUMERATIONS = (*DECODING_RULES, "address-divergences")  # tasks that decode every entry
+ADDRESS_TASKS = ("recall", "lookup", "classification", "gradient-noise", *ENUMERATIONS)
 TASKS = (*ADDRESS_TASKS, "learned", "samples", "wallclock")
 
 # Far beyond what is of use: a number with some digits too many is refused before it fills the memory or runs for ever.
@@ -277,7 +278,9 @@ class EvalSpec:
             raise InputError(f"task is {self.task} with protocol none: it needs a protocol that brings a memory")
         if self.task == "samples":
             check_whole("num_samples of task samples", self.num_samples, 1, MOST_AT_ONCE)
-        if self.task in DECODING_RULES:
+        if self.task == "gradient-noise":
+            check_whole("num_samples of task gradient-noise", self.num_samples, 2, MOST_AT_ONCE)  # a variance needs two
+        if self.task in ENUMERATIONS:
             each = len(SHIFTS) if self.task == "classification-shifted" else 1
             check_whole("num_samples x entries", self.num_samples * entries * each, 1, MOST_SAMPLES)
 
