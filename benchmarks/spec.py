@@ -4,6 +4,7 @@ None can be made with a value that its field's annotation does not allow, or wit
 """
 
 import math
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -29,7 +30,8 @@ ESTIMATORS = ("geometric", "ovis0", "ovis1", "rloo", "nvil", "wake", *SETS, *ENU
 WITH_ONE_SAMPLE = ("nvil", "gumbel", *ENUMERATED)  # the others need two
 SPLITS = ("train", "validation", "test")
 DECODING_RULES = ("classification-likelihood", "classification-shifted")
-ADDRESS_TASKS = ("recall", "lookup", "classification", *DECODING_RULES)
+ENUMERATIONS = (*DECODING_RULES, "address-divergences")  # tasks that decode every entry
+ADDRESS_TASKS = ("recall", "lookup", "classification", "gradient-noise", *ENUMERATIONS)
 TASKS = (*ADDRESS_TASKS, "learned", "samples", "wallclock")
 
 NEEDLESS = ("vae", "gmn")  # models that can do without a memory
@@ -75,6 +77,14 @@ def _check_stages(name: str, value: object) -> None:
     for size, until in value:
         check_whole("memory_size", size, 1, MOST)
         check_whole(f"an update of {name}", until, 0, MOST_UPDATES)
+
+
+def _check_start(name: str, value: object) -> None:
+    if type(value) is not str or not re.fullmatch(r"[a-z0-9_-]+-[1-9][0-9]{0,8}", value):
+        raise InputError(
+            f"{name} is {reprlib.repr(value)}, must be the name and the updates of shipped weights, such as "
+            "vma-table1-60000"
+        )
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,8 @@ class TrainSpec:
     prior_hops: Annotated[int, partial(check_whole, least=0, most=MOST_HOPS)] | None = None
     strength: Annotated[str, partial(check_name, allowed=("clipped",), none="softplus")] | None = None
     skips: bool | None = None
+    # shipped weights that it begins from, with a new optimizer: their name and their updates
+    start: Annotated[str, _check_start] | None = None
     seed: Seed = 0
     dtype: Dtype = "float32"
     threads: Threads = 2
@@ -313,7 +325,9 @@ class EvalSpec:
             raise InputError(f"task is {self.task} with protocol none: it needs a protocol that brings a memory")
         if self.task == "samples":
             check_whole("num_samples of task samples", self.num_samples, 1, MOST_AT_ONCE)
-        if self.task in DECODING_RULES:
+        if self.task == "gradient-noise":
+            check_whole("num_samples of task gradient-noise", self.num_samples, 2, MOST_AT_ONCE)  # a variance needs two
+        if self.task in ENUMERATIONS:
             each = len(SHIFTS) if self.task == "classification-shifted" else 1
             check_whole("num_samples x entries", self.num_samples * entries * each, 1, MOST_SAMPLES)
 

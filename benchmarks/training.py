@@ -39,6 +39,7 @@ from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
 from vma.evaluation import Scores, evaluate
 from vma.objectives import Terms, iwae
+from vma.pretrained import weights_file
 from vma.protocol import Model
 from vma.training import CHECK_EVERY, NonFiniteBound, fit
 
@@ -102,8 +103,8 @@ def train(
     The run goes on from its checkpoint unless `restart`. An interrupted and resumed run makes the very updates of an
     uninterrupted one. Where another process trains this run, `wait` waits for its end and goes on from there. A run
     with a trunk (`TrainSpec.trunk`) begins where the trunk ends, which is trained first as far as it has to be; if the
-    trunk has gone further, or with `restart`, it makes all updates itself. `progress` is told the number of updates
-    after each.
+    trunk has gone further, or with `restart`, it makes all updates itself. A run with a start (`TrainSpec.start`) makes
+    its first update on those weights. `progress` is told the number of updates after each.
 
     Raises:
         InputError: if the run is being trained by another process and not to `wait`, or its checkpoint cannot be used.
@@ -163,6 +164,8 @@ def _train(
             )
         done, spent = meta["update"], meta["seconds"]
         commits = tuple(meta.get("commits", ["unknown"]))
+    elif spec.start is not None:
+        begin(spec, model, data, device)
     write_text(folder / "spec.json", json.dumps(identity(spec), indent=1) + "\n")
     log = folder / "metrics.jsonl"
     before_now = log if source is None else source.with_name(log.name)
@@ -267,6 +270,27 @@ def matching(model: GenerativeMatchingNetwork, episode: Episode, scores: Scores)
         nll = scores.nll.reshape(-1, len(first))
         found["gain"] = float(nll[:, first].mean() - nll[:, np.roll(first, -1)].mean())
     return found
+
+
+def begin(spec: TrainSpec, model: Model, data: DataSet, device: torch.device) -> None:
+    """Load the weights that a run begins from. What they are not of, an estimator's own baseline, stays as it is.
+
+    Raises:
+        InputError: if there are none of that name.
+        CheckpointError: if they have other updates, are damaged, or of other networks.
+    """
+    name, _, updates = (spec.start or "").rpartition("-")
+
+    def check(state: checkpoint.Checkpoint) -> None:
+        check_meta(state.meta)
+        if state.meta["update"] != int(updates):
+            raise checkpoint.CheckpointError(
+                f"start is {spec.start}, and it has {state.meta['update']:,} updates: name those"
+            )
+
+    plain: Any = build_model(replace(spec, estimator=None), data, device)
+    checkpoint.load_weights(weights_file(name), plain, accept=check)
+    model.load_state_dict(model.state_dict() | plain.state_dict())
 
 
 def _has_state(path: Path) -> bool:

@@ -16,7 +16,7 @@ from vma.addressing import draw_addresses, kl_categorical
 from vma.data.episodes import Episode
 from vma.errors import InputError
 from vma.objectives import Terms
-from vma.protocol import EmbeddingModel, Model, check_model, has_address
+from vma.protocol import AddressModel, EmbeddingModel, Model, check_model, has_address
 from vma.training import NonFiniteBound, check_finite
 
 METRICS = ("nll", "kl_a", "kl_z", "log_px")
@@ -316,11 +316,24 @@ def classify(
             raise NonFiniteBound("log p(c|x) of a classification is not finite")
         return log_p
 
+    log_q, log_weights = _by_address(model, episode, num_samples, generator, chunk, dtype)
+    return Classification(classes, by_class(log_q), None if log_weights is None else by_class(log_weights))
+
+
+def _by_address(
+    model: AddressModel,
+    episode: Episode,
+    num_samples: int,
+    generator: torch.Generator | None,
+    chunk: int,
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B M"] | None]:
+    """log q(a|x), and log p(a) p(x|m_a) by `num_samples` draws of z for each entry; None without samples."""
     with torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
         encoded = model.encode_memory(episode.memory)
         log_q, log_p = model.address(episode.x, encoded)
         if num_samples == 0:
-            return Classification(classes, by_class(log_q), None)
+            return log_q, None
         everywhere = torch.arange(len(log_p), device=log_p.device).repeat_interleave(num_samples)[:, None]
         log_weights = []
         for x in episode.x.split(chunk):
@@ -328,7 +341,37 @@ def classify(
             terms = model(x, encoded, len(everywhere), generator=generator, addresses=addresses, chunk=chunk)
             log_w_given_a = (terms.log_px + terms.log_rz).unflatten(0, (-1, num_samples))
             log_weights.append(log_p + log_w_given_a.logsumexp(1).mT - math.log(num_samples))
-    return Classification(classes, by_class(log_q), by_class(torch.cat(log_weights)))
+    return log_q, torch.cat(log_weights)
+
+
+@torch.no_grad()
+def address_divergences(
+    model: AddressModel,
+    episode: Episode,
+    num_samples: int,
+    *,
+    generator: torch.Generator | None = None,
+    chunk: int = 256,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """KL(p(a|x) || q(a|x)) and KL(q(a|x) || p(a|x)) of each target in nats, over all entries, by a model with an
+    address. p(a|x) is that of `num_samples` draws of z for each entry: their noise makes it sharper than it is.
+
+    Raises:
+        ValueError: if the episode has no memory, or without samples.
+        NonFiniteBound: if a divergence is not finite.
+    """
+    model.eval()
+    if episode.memory is None:
+        raise ValueError("divergences of addresses need a memory")
+    log_q, log_weights = _by_address(model, episode, num_samples, generator, chunk, dtype)
+    if log_weights is None:
+        raise ValueError(f"num_samples is {num_samples}, must be 1 or more")
+    log_q, log_p = log_q.double(), log_weights.double().log_softmax(-1)
+    inclusive, exclusive = ((a.exp() * (a - b)).sum(-1) for a, b in ((log_p, log_q), (log_q, log_p)))
+    if not (inclusive.isfinite() & exclusive.isfinite()).all():
+        raise NonFiniteBound("a divergence between p(a|x) and q(a|x) is not finite")
+    return inclusive, exclusive
 
 
 @torch.no_grad()
