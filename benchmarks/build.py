@@ -149,7 +149,8 @@ def build_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
         return torch.tensor(value, device=device) if held else value
 
     if spec.optimizer == "muon":
-        matrices, others = [], []
+        matrices: list[Tensor] = []
+        others: list[Tensor] = []
         for name, p in model.named_parameters():
             vector = p.dim() < 2 or p is memory or name.endswith("prior_query")
             # of the path from an entry to the pixels, whose step would take longer than the rest of the update
