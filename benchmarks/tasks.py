@@ -47,7 +47,7 @@ from vma.evaluation import (
 )
 from vma.model import Z_GRADIENTS
 from vma.objectives import Terms
-from vma.protocol import Model
+from vma.protocol import Model, has_address
 from vma.training import WARM_UP, Update, fit
 
 SAMPLES_EACH = 4  # samples beside a reconstruction, in the lookups
@@ -409,6 +409,7 @@ def _divergences(
     trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """KL(p(a|x) || q(a|x)) and the other way round, over all entries, with `num_samples` draws of z for each."""
+    assert has_address(trained.model)  # as its cell says
     episodes, generator = draw(data, evaluation, device), _generator(evaluation, device)
     values, classes = [], []
     for step in _told(evaluation.steps, progress):
