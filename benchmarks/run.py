@@ -27,7 +27,7 @@ from benchmarks.experiments import EXPERIMENTS, STAND_INS, Experiment, smoke
 from benchmarks.jobs import Asked, Job, expected, grouped, missing, recorded
 from benchmarks.spec import MOST_SAMPLES, MOST_SEED, Cell, TrainSpec
 from benchmarks.sweep import ExecutorLost, Failure, check_executor, log_path, open_executor, run_jobs
-from benchmarks.training import Stopped, trained_before
+from benchmarks.training import Stopped, other_settings, state_before, trained_before
 from reports import tables
 from vma.data import DataSet, load
 from vma.errors import DataUnavailable, InputError
@@ -80,7 +80,7 @@ class Options(TrainingOptions):
     ship: bool = False
     """With --out results: put the trained weights there too, in half precision, for all commands to take."""
     only: tuple[str, ...] = ()
-    """Only these of the runs that --dry-run lists, such as vma-f479aa73462d."""
+    """Only these of the runs that --dry-run lists, such as vma-4cf0dec30163."""
     retries: int = 2
     """How often a run that failed is tried again."""
     dry_run: bool = False
@@ -115,6 +115,10 @@ def run(options: Options) -> None:
     jobs = [part.job for part in plans if part.left]
     print(f"{len(plans)} runs, {len(plans) - len(jobs)} of them done already; {at_once} at a time, to {options.out}")
     check_writable(options.out)
+    for job in jobs:
+        trains = not (job.timed or job.restart) and (job.updates is not None or job.seconds is not None)
+        if trains and (moved := other_settings(state_before(job.train, device)[0], job.train)):
+            print(f"{job.name}: {moved}")
     failures = sweep(jobs, options, at_once) if jobs else []
     failed = [failure.job.name for failure in failures]
     left = [asked for job in jobs if job.name in failed for asked in plan(job, found.of(job.train), device).left]

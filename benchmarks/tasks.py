@@ -32,6 +32,7 @@ from vma.evaluation import (
     clustered_stderr,
     evaluate,
     evaluate_memories,
+    evaluating,
     join,
     own_entry_probability,
 )
@@ -188,8 +189,7 @@ def _soft_scores(
     model: Any = trained.model
     first = group[0].eval
     images = split(data, first).images.to(device)
-    with torch.no_grad(), _autocast(first, device):
-        model.eval()
+    with evaluating(model), _autocast(first, device):
         encoded = SoftEncoded.join([model.encode_memory(part.float()) for part in images.split(ENCODED_AT_ONCE)])
 
     def known(episode: Episode) -> SoftEncoded:

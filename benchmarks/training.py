@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, learning_rate, uses_graph
 from benchmarks.locks import Busy, locked
-from benchmarks.spec import BY_CLASS, TrainSpec, identity
+from benchmarks.spec import BY_CLASS, SETTINGS, TrainSpec, identity
 from benchmarks.store import ROOT, append_lines, code_state, read_rows, spec_id, write_text
 from vma import checkpoint
 from vma.data import DataSet, cache_dir
@@ -52,9 +52,7 @@ class Trained:
     spec: TrainSpec
     updates: int
     seconds: float
-    trained_as: dict[
-        str, Any
-    ]  # the identity of the spec that it was trained with; weights that are shipped keep theirs
+    trained_as: dict[str, Any]  # the identity of the spec that its training began with, on whichever machine
     commits: tuple[str, ...]  # of the code that made the updates, in their order; see `training_commit`
     shipped: bool = False
 
@@ -67,11 +65,13 @@ class Trained:
 def run_folder(spec: TrainSpec, device: torch.device) -> Path:
     """Where the state of a run is kept: checkpoint.safetensors, metrics.jsonl and spec.json.
 
-    Devices have random streams of their own, so a run on another one is another run.
+    Whatever its precision and its threads, it is one run. Devices have random streams of their own, so a run on another
+    one is another run.
     """
     dataset = re.sub(r"[^A-Za-z0-9_.-]", "_", spec.dataset)[-40:]
     on = "" if device.type == "cpu" else f"-{device.type}"
-    return cache_dir() / "runs" / f"{spec.model}-{dataset}-{spec.train_id}{on}"
+    begun = cache_dir() / "runs" / f"{spec.model}-{dataset}-{spec.train_id}{on}"  # by an earlier version
+    return begun if begun.exists() else begun.with_name(f"{spec.model}-{dataset}-{spec.run_id}{on}")
 
 
 def train(
@@ -89,7 +89,8 @@ def train(
     run.
 
     The run goes on from its checkpoint unless `restart`. An interrupted and resumed run makes the very updates of an
-    uninterrupted one. Where another process trains this run, `wait` waits for its end and goes on from there. A run
+    uninterrupted one; with another precision or another number of threads it goes on too, with other rounding, and says
+    so. Where another process trains this run, `wait` waits for its end and goes on from there. A run
     with a trunk (`TrainSpec.trunk`) begins where the trunk ends, which is trained first as far as it has to be; if the
     trunk has gone further, or with `restart`, it makes all updates itself. `progress` is told the number of updates
     after each.
@@ -129,7 +130,7 @@ def _train(
     optimizer = build_optimizer(spec, model)
     generator = torch.Generator(device).manual_seed(spec.seed)
     path = folder / "checkpoint.safetensors"
-    done, spent = 0, 0.0
+    done, spent, trained_as = 0, 0.0, identity(spec)
     commits: tuple[str, ...] = ()
     if restart:
         for old in (path, path.with_name(path.name + ".previous")):
@@ -152,12 +153,18 @@ def _train(
             )
         done, spent = meta["update"], meta["seconds"]
         commits = tuple(meta.get("commits", ["unknown"]))
+        if of is spec:
+            trained_as = meta["spec"]
+        if note := other_settings(meta["spec"], spec):
+            print(f"{source}: {note}", file=sys.stderr)
+    elif note := elsewhere(spec, device):
+        print(note, file=sys.stderr)
     write_text(folder / "spec.json", json.dumps(identity(spec), indent=1) + "\n")
     log = folder / "metrics.jsonl"
     before_now = log if source is None else source.with_name(log.name)
     write_text(log, "".join(_lines_until(before_now, done)))
     if (updates is not None and done >= updates) or (seconds is not None and spent >= seconds):
-        return Trained(model, spec, done, spent, identity(spec), commits)
+        return Trained(model, spec, done, spent, trained_as, commits)
     now = training_commit()
     if commits[-1:] != (now,):
         commits = (*commits, now)
@@ -169,7 +176,7 @@ def _train(
             raise NonFiniteBound(
                 f"weights are not finite after update {done - 1}, seed {spec.seed}; the last good state is kept"
             )
-        meta = {"spec": identity(spec), "update": done, "seconds": spent, "data_sha256": data.sha256}
+        meta = {"spec": trained_as, "update": done, "seconds": spent, "data_sha256": data.sha256}
         meta["commits"] = list(commits)
         checkpoint.save(path, tensors, meta)
 
@@ -220,7 +227,6 @@ def _train(
                 if done % VALIDATE_EVERY == 0:
                     scores = evaluate(model, validation, VALIDATION_EPISODES, spec.num_samples, dtype=dtype)
                     line["validation_bound"] = -scores.summary("nll", by_class=True)[0]
-                    model.train()
                 # with a graph it may have broken since the last look: the next one says so, and JSON has no word for it
                 if math.isfinite(bound):
                     append_lines(log, [line])
@@ -237,7 +243,26 @@ def _train(
         how = "--updates without --from-scratch goes on" if restart else "the same command goes on from there"
         print(f"stopped after {done:,} updates, which are saved; {how}", file=sys.stderr)
         raise Stopped(128 + caught[0])
-    return Trained(model, spec, done, spent, identity(spec), commits)
+    return Trained(model, spec, done, spent, trained_as, commits)
+
+
+def other_settings(trained_as: Mapping[str, Any], spec: TrainSpec) -> str | None:
+    """What is said where a run that was begun with some `SETTINGS` goes on with those of `spec`; None with the same."""
+    before, now = (f"{s['dtype']} on {s['threads']} CPU threads" for s in (trained_as, identity(spec)))
+    if before == now:
+        return None
+    return f"begun in {before}, it goes on in {now}: rounding differs from that of an undisturbed run"
+
+
+def elsewhere(spec: TrainSpec, device: torch.device) -> str | None:
+    """What is said where a run begins that another kind of device has a state of; None if there is none."""
+    for other in {"cpu", "cuda"} - {device.type}:
+        folder = run_folder(spec, torch.device(other))
+        if _has_state(folder / "checkpoint.safetensors"):
+            return (
+                f"{folder} has a state of this run, made on {other}: --device {other} goes on from it; here it begins"
+            )
+    return None
 
 
 def _has_state(path: Path) -> bool:
@@ -259,14 +284,19 @@ def branch_point(spec: TrainSpec, device: torch.device) -> Path | None:
 
 def trained_before(spec: TrainSpec, device: torch.device) -> tuple[int, float]:
     """The updates of a run that the user's cache holds, its trunk's among them, and the seconds that they took."""
+    return state_before(spec, device)[1:]
+
+
+def state_before(spec: TrainSpec, device: torch.device) -> tuple[dict[str, Any], int, float]:
+    """The identity of the spec with which a run began, or else will begin, and what `trained_before` gives."""
     trunk = branch_point(spec, device)
     path = trunk or run_folder(spec, device) / "checkpoint.safetensors"
     of = spec if trunk is None else spec.trunk
     try:
         meta = checkpoint.load(path, accept=lambda state: check_meta(state.meta, of)).meta
     except checkpoint.CheckpointError:
-        return 0, 0.0  # there is none; or it is damaged, and the job that goes on from it will say so
-    return meta["update"], meta["seconds"]
+        return identity(spec), 0, 0.0  # there is none; or it is damaged, and the job that goes on from it will say so
+    return (meta["spec"] if trunk is None else identity(spec)), meta["update"], meta["seconds"]
 
 
 def training_commit() -> str:
@@ -337,9 +367,15 @@ def check_meta(meta: Mapping[str, Any], spec: TrainSpec | None = None) -> None:
         raise checkpoint.CheckpointError(
             f"it has {meta['update']} updates in {meta['seconds']} s; {checkpoint.RESTORE}"
         )
-    if spec is not None and spec_id(meta["spec"]) != spec.train_id:
+    if spec is None:
+        return
+    try:
+        own = replace(spec, **{name: meta["spec"].get(name) for name in SETTINGS})
+    except InputError as error:
+        raise checkpoint.CheckpointError(f"{error}; {checkpoint.RESTORE}") from None
+    if spec_id(meta["spec"]) != own.train_id:
         raise checkpoint.CheckpointError(
-            f"it is the state of another run, {spec_id(meta['spec'])} and not {spec.train_id}; {checkpoint.RESTORE}"
+            f"it is the state of another run, {spec_id(meta['spec'])} and not {own.train_id}; {checkpoint.RESTORE}"
         )
 
 

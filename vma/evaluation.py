@@ -4,6 +4,7 @@ target.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -61,7 +62,19 @@ def clustered_stderr(values: np.ndarray, clusters: np.ndarray) -> float:
     return float(np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(values))
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards each part of the model has the mode that it had before."""
+    modes = {part: part.training for part in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
 def evaluate(
     model: torch.nn.Module,
     episodes: Callable[[int], Episode],
@@ -75,9 +88,10 @@ def evaluate(
 ) -> Scores:
     """The bound with K = `num_samples` and its parts for every target of the episodes `steps`.
 
-    Memory is encoded once an episode, and what depends on an entry or on a target and an entry alone is computed once
-    for all K samples; at most `chunk` images go through a network at a time. The random draws of an episode depend on
-    `seed` and its step alone, not on which other episodes are evaluated.
+    The model is in evaluation mode meanwhile, and in its own one afterwards. Memory is encoded once an episode, and
+    what depends on an entry or on a target and an entry alone is computed once for all K samples; at most `chunk`
+    images go through a network at a time. The random draws of an episode depend on `seed` and its step alone, not on
+    which other episodes are evaluated.
 
     Args:
         encode: gives what the model keeps of an episode's memory where that is known already; by default its
@@ -85,16 +99,17 @@ def evaluate(
 
     Raises:
         NonFiniteBound: naming the episode, if a bound is not finite.
+        InputError: by our models, for targets with pixels outside 0 to 1.
     """
-    model.eval()
     if encode is None:
 
         def encode(episode: Episode) -> Any:
             return model.encode_memory(episode.memory)  # type: ignore[operator]
 
     parts: list[Scores] = []
-    for step in steps:
-        parts += _episode_scores(model, episodes(step), encode, num_samples, seed, step, chunk, dtype)
+    with evaluating(model):
+        for step in steps:
+            parts += _episode_scores(model, episodes(step), encode, num_samples, seed, step, chunk, dtype)
     return join(parts)
 
 
@@ -140,7 +155,6 @@ def evaluate_memories(
         ValueError: if the targets of a step differ, or are not one.
         NonFiniteBound: naming the episode, if a bound is not finite.
     """
-    model.eval()
     embeddings = _Embeddings(model, chunk)
     for step in steps:
         cells = [draw(step) for draw in episodes]
@@ -148,7 +162,8 @@ def evaluate_memories(
         if len(x) != 1 or any(cell.memory is None or not torch.equal(cell.x_index, x_index) for cell in cells):
             raise ValueError(f"step {step}: evaluate_memories needs the same single target under every memory")
         generator = torch.Generator(x.device).manual_seed(seed * 1_000_003 + step)
-        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
+        # step by step: between two steps the model is the caller's
+        with evaluating(model), torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
             where = f"evaluation episode {step}, seed {seed}"
             scores = _memories_scores(model, embeddings, cells, num_samples, generator, chunk, where)
         yield scores
@@ -173,7 +188,6 @@ class _Embeddings:
         return torch.cat(self.e_a)[order[torch.searchsorted(self.index, index, sorter=order)]]
 
 
-@torch.no_grad()
 def _memories_scores(
     model: torch.nn.Module,
     embeddings: _Embeddings,
@@ -274,7 +288,6 @@ class Classification:
         return self.classes[log_p.argmax(1)] == x_class
 
 
-@torch.no_grad()
 def classify(
     model: torch.nn.Module,
     episode: Episode,
@@ -294,7 +307,6 @@ def classify(
         ValueError: if the episode has no memory.
         NonFiniteBound: if a probability is not finite.
     """
-    model.eval()
     memory_class = episode.memory_class
     if memory_class is None:
         raise ValueError("classification needs a memory with classes")
@@ -307,7 +319,7 @@ def classify(
             raise NonFiniteBound("log p(c|x) of a classification is not finite")
         return log_p
 
-    with torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
+    with evaluating(model), torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
         encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
         log_q, log_p = model.address(episode.x, encoded)  # type: ignore[operator]
         if num_samples == 0:
@@ -322,7 +334,6 @@ def classify(
     return Classification(classes, by_class(log_q), by_class(torch.cat(log_weights)))
 
 
-@torch.no_grad()
 def own_entry_probability(
     model: torch.nn.Module, episode: Episode, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, " B"]:
@@ -333,10 +344,9 @@ def own_entry_probability(
         ValueError: if the episode has no memory.
         NonFiniteBound: if a probability is not finite.
     """
-    model.eval()
     if episode.memory_index is None:
         raise ValueError("recall needs a memory")
-    with torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
+    with evaluating(model), torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
         encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
         log_q, _ = model.address(episode.x, encoded)  # type: ignore[operator]
     if not log_q.isfinite().all():
