@@ -12,8 +12,8 @@ import numpy as np
 import scipy.io
 from jaxtyping import Bool, Float, Num
 
+from vma.data.decode import read_image
 from vma.data.download import MIB, BadContent, Decoded, check_digest
-from vma.data.png import read_png
 
 # What zipfile and zlib raise on damaged input; programming errors are not among them.
 _DAMAGED = (
@@ -84,7 +84,7 @@ def read_omniglot_zip(raw: bytes, *, root: str, content: str) -> Decoded:
         if match is None:
             raise BadContent(f"unexpected member {name!r}")
         try:
-            image = read_png(png, max_side=105)
+            image = read_image(png, 105, ("PNG",))
         except BadContent as error:
             raise BadContent(f"member {name!r}: {error}") from error
         if image.size != (105, 105) or image.mode != "1":
