@@ -16,9 +16,11 @@ from vma.data import DataSet
 from vma.errors import InputError
 from vma.networks import Sizes
 from vma.objectives import Terms, geometric_leave_one_out
+from vma.optimisers import Muon
 from vma.reference import ReferenceAddressing
 from vma.sampled import SampledGradientAddressing
 
+WIDEST = 512  # shorter side of the largest matrix that Muon takes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -96,36 +98,58 @@ def build_objective(spec: TrainSpec) -> Callable[[Terms], Tensor]:
 
 
 def build_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """Adam with the L2 penalty in the loss, so that Adam scales it too (the text does not say which way). A learned
-    memory has none: L2 is on "all parameters with the exception of M" (section 4.2). On CUDA devices a graph can hold
-    it, except on the reference path, which has none.
+    """Adam with the L2 penalty in the loss, so that Adam scales it too (the text does not say which way); or Muon,
+    whose decay is decoupled. A learned memory has none: L2 is on "all parameters with the exception of M" (section
+    4.2). On CUDA devices a graph can hold it, except on the reference path, which has none.
     """
     memory = getattr(model, "memory", None)
+    device = next(model.parameters()).device
+    held = uses_graph(spec, device)
+
+    def rate(value: float) -> float | torch.Tensor:
+        return torch.tensor(value, device=device) if held else value
+
+    if spec.optimizer == "muon":
+        matrices, others = [], []
+        for name, p in model.named_parameters():
+            vector = p.dim() < 2 or p is memory or name.endswith("prior_query")
+            # of the path from an entry to the pixels, whose step would take longer than the rest of the update
+            wide = not vector and min(p.flatten(1).shape) > WIDEST
+            (others if vector or wide else matrices).append(p)
+        return Muon(
+            matrices,
+            others,
+            lr=rate(spec.learning_rate),
+            adam_lr=rate(spec.adam_rate or spec.learning_rate),
+            weight_decay=spec.weight_decay,
+            capturable=held,
+        )
     groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p is not memory]}]
     if memory is not None:
         groups.append({"params": [memory], "weight_decay": 0.0})
-    device = next(model.parameters()).device
-    held = uses_graph(spec, device)
-    rate = torch.tensor(spec.learning_rate, device=device) if held else spec.learning_rate
-    return torch.optim.Adam(groups, lr=rate, weight_decay=spec.weight_decay, fused=True, capturable=held)
+    return torch.optim.Adam(
+        groups, lr=rate(spec.learning_rate), weight_decay=spec.weight_decay, fused=True, capturable=held
+    )
 
 
 def uses_graph(spec: TrainSpec, device: torch.device) -> bool:
-    """Whether an update is one CUDA graph: on such a device, except on the reference path."""
-    return device.type == "cuda" and spec.path is None
+    """Whether an update is one CUDA graph: on such a device, except on the reference path or with episodes of changing
+    shapes.
+    """
+    return device.type == "cuda" and spec.path is None and spec.episode.fewest_shots is None
 
 
-def learning_rate(spec: TrainSpec) -> Callable[[int], float]:
-    """The rate of each update: linear warm-up, then constant or a cosine that begins at `decay_from` and reaches zero
-    at `decay_updates`.
+def schedule(spec: TrainSpec) -> Callable[[int], float]:
+    """The factor of the rates at each update: linear warm-up, then constant or a cosine that begins at `decay_from` and
+    reaches zero at `decay_updates`.
     """
     start = spec.decay_from or 0
 
-    def rate(update: int) -> float:
-        factor = min(1.0, (update + 1) / spec.warmup) if spec.warmup else 1.0
-        if spec.decay_updates is not None:
-            decayed = (update - start) / (spec.decay_updates - start)
-            factor *= 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, decayed))))
-        return spec.learning_rate * factor
+    def factor(update: int) -> float:
+        warm = min(1.0, (update + 1) / spec.warmup) if spec.warmup else 1.0
+        if spec.decay_updates is None:
+            return warm
+        decayed = (update - start) / (spec.decay_updates - start)
+        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, decayed))))
 
-    return rate
+    return factor

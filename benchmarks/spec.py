@@ -79,12 +79,15 @@ class TrainSpec:
     num_samples: Annotated[int, partial(check_whole, least=1, most=MOST_AT_ONCE)] = 4
     similarity: Annotated[str, partial(check_name, allowed=tuple(SIMILARITIES))] = "paper"
     prior: Annotated[str, partial(check_name, allowed=("learned", "flat"))] = "learned"
+    optimizer: Annotated[str, partial(check_name, allowed=("muon",), none="Adam")] | None = None
     learning_rate: Positive = 3e-4
-    # L2 in the loss: adds weight_decay * w to the gradient before Adam scales it
+    adam_rate: Positive | None = None  # of the parameters that Muon leaves to Adam
+    # L2 in the loss: adds weight_decay * w to the gradient before Adam scales it; Muon's is decoupled
     weight_decay: Annotated[float, partial(check_number, most=1e38, zero=True)] = 0.0
     warmup: Annotated[int, partial(check_whole, least=0, most=MOST_UPDATES)] = 0
     decay_updates: Updates | None = None  # at which the rate has come down to zero along a cosine
     decay_from: Updates | None = None  # until which it is constant before; None is from the first update on
+    kl_warmup: Updates | None = None  # over which the weight of KL_z in the objective rises from 0 to 1
     clip: Positive | None = None
     learned_entries: Entries | None = None  # of a memory that is learned; the model then sees none in its episodes
     memory_shape: Annotated[tuple[int, ...], _check_sizes] | None = None  # of a learned entry; None is an image
@@ -130,6 +133,8 @@ class TrainSpec:
                 f"gradient_entries is given for model {self.model}, read {self.read}, path {self.path}: it is for vma "
                 "and for soft with read features, without path"
             )
+        if (self.optimizer is None) != (self.adam_rate is None):
+            raise InputError("adam_rate is given without optimizer muon, or muon without it: they go together")
         if self.model != "vma":
             for name in ("learned_entries", "memory_shape", "tied", "estimator"):
                 if getattr(self, name) is not None:

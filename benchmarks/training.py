@@ -19,13 +19,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, learning_rate, uses_graph
+from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, schedule, uses_graph
 from benchmarks.locks import Busy, locked
 from benchmarks.spec import BY_CLASS, SETTINGS, TrainSpec, identity
 from benchmarks.store import ROOT, append_lines, code_state, read_rows, spec_id, write_text
 from vma import checkpoint
 from vma.data import DataSet, cache_dir
-from vma.data.episodes import Episode, Episodes
+from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
 from vma.evaluation import evaluate
 from vma.objectives import Terms, iwae
@@ -198,7 +198,8 @@ def _train(
                 range(done, min(until, last)),
                 generator=generator,
                 dtype=dtype,
-                learning_rate=learning_rate(spec),
+                schedule=schedule(spec),
+                kl_warmup=spec.kl_warmup or 0,
                 clip=spec.clip,
                 episodes_per_update=spec.episodes_per_update or 1,
                 graph=graph,
@@ -342,7 +343,10 @@ def validation_episodes(spec: TrainSpec, data: DataSet, device: torch.device) ->
     Raises:
         InputError: if no validation class has enough drawings.
     """
-    episode, validation = spec.episode, data.validation
+    validation = data.validation
+    episode = replace(spec.episode, turned=None, shifted=None, upright=None, fewest_shots=None)
+    if spec.episode.fewest_shots is not None:  # as many as the paper's, so that curves can be compared
+        episode = replace(episode, shots=min(episode.shots, EpisodeSpec.shots))
     if episode.protocol in BY_CLASS:
         episode = replace(episode, classes=min(episode.classes, validation.num_classes))
     elif episode.memory_size is not None:

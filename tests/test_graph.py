@@ -188,8 +188,9 @@ def test_the_rate_of_an_update_goes_into_a_tensor_where_there_is_one(held: bool)
     model = make("vae")
     optimizer = capturable(model) if held else torch.optim.Adam(model.parameters())
     rate = optimizer.param_groups[0]["lr"]
-    for number, _ in plain(model, optimizer, "vae", range(3), learning_rate=lambda number: 2.0 ** -(7 + number)):
-        assert optimizer.param_groups[0]["lr"] == 2.0 ** -(7 + number)
+    base = float(rate)
+    for number, _ in plain(model, optimizer, "vae", range(3), schedule=lambda number: 2.0**-number):
+        assert optimizer.param_groups[0]["lr"] == base * 2.0**-number
         assert (optimizer.param_groups[0]["lr"] is rate) == held
 
 
@@ -504,7 +505,7 @@ def test_replays_take_the_generator_on_and_overwrite_the_terms() -> None:
 def test_the_host_waits_for_nothing_between_its_looks(name: str) -> None:
     model = make(name, "cuda")
     adam = capturable(model)
-    steps = plain(model, adam, name, range(60), graph=True, learning_rate=lambda number: 1e-3 / (1 + number))
+    steps = plain(model, adam, name, range(60), graph=True, schedule=lambda number: 1 / (1 + number))
     for _ in range(WARM_UP + 1):  # the last of them is captured, which waits
         next(steps)
     torch.cuda.set_sync_debug_mode("error")

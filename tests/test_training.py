@@ -90,9 +90,9 @@ def test_a_broken_bound_stops_before_the_update() -> None:
 
 def test_the_learning_rate_is_that_of_the_update() -> None:
     model = make()
-    optimizer = torch.optim.SGD(model.parameters(), lr=123.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     before = weights(model)
-    for update, _ in start(model, optimizer, range(4, 8), learning_rate=lambda update: 1e-3 * (update % 2)):
+    for update, _ in start(model, optimizer, range(4, 8), schedule=lambda update: float(update % 2)):
         assert optimizer.param_groups[0]["lr"] == 1e-3 * (update % 2)
         assert unchanged(model, before) == (update % 2 == 0)
         before = weights(model)
@@ -334,12 +334,12 @@ def annealed_spec() -> TrainSpec:
 
 
 def test_a_rate_may_be_constant_before_it_decays() -> None:
-    rate = build.learning_rate(annealed_spec())
-    assert [rate(update) for update in (0, 5, 6)] == [3e-4] * 3
-    assert rate(8) == pytest.approx(1.5e-4)
+    rate = build.schedule(annealed_spec())
+    assert [rate(update) for update in (0, 5, 6)] == [1] * 3
+    assert rate(8) == pytest.approx(0.5)
     assert rate(10) == rate(11) == 0
-    warm = build.learning_rate(replace(train_spec(), warmup=4, decay_updates=10))
-    assert [warm(update) for update in (0, 5)] == pytest.approx([0.25 * 3e-4, 1.5e-4])
+    warm = build.schedule(replace(train_spec(), warmup=4, decay_updates=10))
+    assert [warm(update) for update in (0, 5)] == pytest.approx([0.25, 0.5])
     with pytest.raises(InputError, match="decay_from is 6, decay_updates 6: must end after it begins"):
         replace(annealed_spec(), decay_updates=6)
 

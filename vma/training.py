@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,8 @@ def fit(
     *,
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
-    learning_rate: Callable[[int], float] | None = None,
+    schedule: Callable[[int], float] | None = None,
+    kl_warmup: int = 0,
     clip: float | None = None,
     episodes_per_update: int = 1,
     graph: bool = False,
@@ -54,7 +55,9 @@ def fit(
         updates: which updates to make; a resumed run starts where it stopped.
         generator: of addresses and noise.
         dtype: float32, or bfloat16 for mixed precision; the bound's arithmetic is float32 in both.
-        learning_rate: the rate of each update, where it is not constant.
+        schedule: the factor of the optimizer's rates at each update, where they are not constant.
+        kl_warmup: updates over which the weight of log p(z|.) - log q(z|.) in the objective rises from 0 to 1; what is
+            yielded are the unweighted terms.
         clip: largest norm of the gradient; None does not clip.
         episodes_per_update: n.
         graph: for models on CUDA devices.
@@ -63,19 +66,21 @@ def fit(
         NonFiniteBound: before the update that would have used it; with `graph` when the host next looks.
         InputError: if `graph` is given for a model on another device, or with an optimizer that no graph can hold.
     """
-    update = Update(model, episodes, objective, optimizer, num_samples, generator, dtype, clip, episodes_per_update)
+    update = Update(
+        model, episodes, objective, optimizer, num_samples, generator, dtype, clip, episodes_per_update, kl_warmup
+    )
     if graph:
         _check_graph(update)
     seed = "" if generator is None else f", seed {generator.initial_seed()}"
     model.train()
     if graph:
-        yield from _replayed(StaticUpdate(update, updates), updates, learning_rate, seed)
+        yield from _replayed(StaticUpdate(update, updates), updates, schedule, seed)
         return
     for number in updates:
-        _set_rate(optimizer, learning_rate, number)
+        _set_rates(optimizer, schedule, number)
         terms = update.terms(number)
         check_finite(terms, f"update {number}{seed}")
-        update.step(terms)
+        update.step(terms, number)
         yield number, terms
 
 
@@ -92,6 +97,7 @@ class Update:
     dtype: torch.dtype
     clip: float | None
     episodes_per_update: int
+    kl_warmup: int
 
     @property
     def device(self) -> torch.device:
@@ -109,8 +115,11 @@ class Update:
             ]
         return Terms(*(torch.cat([getattr(part, field.name) for part in parts], -1) for field in fields(Terms)))
 
-    def step(self, terms: Terms) -> None:
-        """Change the weights along the gradient of the objective."""
+    def step(self, terms: Terms, number: int | Tensor) -> None:
+        """Change the weights along the gradient of the objective of the update with this number."""
+        if self.kl_warmup:
+            weight = torch.as_tensor(number / self.kl_warmup).clamp(max=1)
+            terms = replace(terms, log_pz=weight * terms.log_pz, log_qz=weight * terms.log_qz)
         self.optimizer.zero_grad(set_to_none=True)
         (-self.objective(terms).mean()).backward()
         if self.clip is not None:
@@ -141,7 +150,7 @@ class StaticUpdate:
         optimizer: Any = self.update.optimizer
         optimizer.found_inf = self.stopped  # by which a fused optimizer leaves weights and state as they are
         try:
-            self.update.step(terms)
+            self.update.step(terms, self.number)
         finally:
             del optimizer.found_inf
         self.number += self.stride
@@ -184,14 +193,14 @@ def _check_graph(update: Update) -> None:
 
 
 def _replayed(
-    update: StaticUpdate, updates: range, learning_rate: Callable[[int], float] | None, seed: str
+    update: StaticUpdate, updates: range, schedule: Callable[[int], float] | None, seed: str
 ) -> Generator[tuple[int, Terms], None, None]:
     """`fit` by a CUDA graph."""
     stream = torch.cuda.Stream(update.update.device)
     graph: torch.cuda.CUDAGraph | None = None
     try:
         for made, number in enumerate(updates):
-            _set_rate(update.update.optimizer, learning_rate, number)
+            _set_rates(update.update.optimizer, schedule, number)
             if made < WARM_UP:
                 terms = _made_aside(update, stream)
             else:
@@ -233,14 +242,15 @@ def _captured(update: StaticUpdate, stream: torch.cuda.Stream) -> tuple[torch.cu
     return graph, terms
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, learning_rate: Callable[[int], float] | None, number: int) -> None:
-    if learning_rate is None:
+def _set_rates(optimizer: torch.optim.Optimizer, schedule: Callable[[int], float] | None, number: int) -> None:
+    if schedule is None:
         return
     for group in optimizer.param_groups:
+        rate = group.setdefault("initial_lr", float(group["lr"])) * schedule(number)
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(learning_rate(number))
+            group["lr"].fill_(rate)
         else:
-            group["lr"] = learning_rate(number)
+            group["lr"] = rate
 
 
 def check_finite(terms: Terms, where: str) -> None:

@@ -61,6 +61,12 @@ class EpisodeSpec:
     `shots` leaves the targets as they are (and under `per_class` only adds to memory), so that cells of a table share
     their targets and differences between them are paired.
 
+    `turned` and `shifted` make new classes from old ones: in each episode every class is turned as a whole, targets and
+    memory alike, to one of so many orientations (4: by multiples of 90 degrees; 8: mirrored too) and moved by up to so
+    many pixels each way. What comes in at the edge is blank; pixels stay exact. With `upright` at least that share of
+    classes is left as it is drawn. With `fewest_shots` under `per_class` each episode has its own number of examples,
+    between that and `shots`, evenly on a logarithmic scale; no CUDA graph can hold such episodes.
+
     Raises:
         InputError: for a field out of its range, or fields that contradict each other.
     """
@@ -71,6 +77,10 @@ class EpisodeSpec:
     shots: int = 4
     target_classes: int | None = None
     memory_size: int | None = None
+    turned: int | None = None
+    shifted: int | None = None
+    upright: float | None = None
+    fewest_shots: int | None = None
 
     def __post_init__(self) -> None:
         check_name("protocol", self.protocol, PROTOCOLS)
@@ -84,6 +94,18 @@ class EpisodeSpec:
             )
         if self.memory_size is not None:
             check_whole("memory_size", self.memory_size, 1, MOST)
+        if self.turned not in (None, 4, 8):
+            raise InputError(f"turned is {self.turned}, must be 4 (rotations), 8 (reflections too) or left out")
+        if self.shifted is not None:
+            check_whole("shifted", self.shifted, 1, 8)
+        if self.upright is not None and not 0 < self.upright < 1:
+            raise InputError(f"upright is {self.upright}, must lie between 0 and 1")
+        if self.fewest_shots is not None:
+            check_whole("fewest_shots", self.fewest_shots, 1, self.shots)
+            if self.protocol != "per_class":
+                raise InputError(f"fewest_shots is given with protocol {self.protocol}: it is for per_class")
+        if self.protocol not in ("per_class", "gmn") and (self.turned or self.shifted):
+            raise InputError(f"turned or shifted is given with protocol {self.protocol}: it is for classes")
         check_whole("classes x targets_per_class", self.num_targets, 1, MOST)
         if self.protocol == "per_class":
             check_whole("classes x shots", self.num_entries, 1, MOST)
@@ -146,14 +168,29 @@ class Episodes:
             x_index = memory_index[self._below(spec.num_entries, step, 1, spec.num_targets)]
         else:
             x_index, memory_index = self._below(len(self.images), step, 0, spec.num_targets), None
+        x_class = self._class_of(x_index)
+        memory_class = None if memory_index is None else self._class_of(memory_index)
         return Episode(
-            x=self.images[x_index].float(),
-            memory=None if memory_index is None else self.images[memory_index].float(),
+            x=self._drawn(step, x_index, x_class),
+            memory=None if memory_index is None else self._drawn(step, memory_index, memory_class),
             x_index=x_index,
             memory_index=memory_index,
-            x_class=self._class_of(x_index),
-            memory_class=None if memory_index is None else self._class_of(memory_index),
+            x_class=x_class,
+            memory_class=memory_class,
         )
+
+    def _drawn(self, step: int | Tensor, index: Tensor, of_class: Tensor | None) -> Tensor:
+        """These images, those of a class turned and moved alike."""
+        images = self.images[index].float()
+        if of_class is None or not (self.spec.turned or self.spec.shifted):
+            return images
+        orientation = _scale(self._keys(step, 5, of_class), self.spec.turned or 1)
+        reach = self.spec.shifted or 0
+        down, right = (_scale(self._keys(step, stream, of_class), 2 * reach + 1) - reach for stream in (6, 7))
+        if self.spec.upright is not None:
+            kept = _scale(self._keys(step, 8, of_class), 2**20) < self.spec.upright * 2**20
+            orientation, down, right = (value.masked_fill(kept, 0) for value in (orientation, down, right))
+        return transformed(images, orientation, down, right)
 
     def _few_shot(self, step: int | Tensor) -> tuple[Tensor, Tensor]:
         spec = self.spec
@@ -165,10 +202,18 @@ class Episodes:
         index = index.gather(1, keys.argsort(1))  # each class's drawings in random order, ragged ones' gaps last
         targets = index[: spec.target_classes, : spec.targets_per_class].flatten()
         if spec.protocol == "per_class":
-            return targets, index[:, spec.targets_per_class : spec.targets_per_class + spec.shots].flatten()
+            return targets, index[:, spec.targets_per_class :][:, : self._shots(step)].flatten()
         member = self._below(spec.classes, step, 2, spec.shots)
         drawing = _scale(self._keys(step, 3, torch.arange(spec.shots, device=classes.device)), counts[member])
         return targets, starts[member] + drawing
+
+    def _shots(self, step: int | Tensor) -> int:
+        """Examples a class in this episode."""
+        spec = self.spec
+        if spec.fewest_shots is None:
+            return spec.shots
+        u = int(self._below(2**20, step, 9, 1)) / 2**20
+        return min(spec.shots, int(spec.fewest_shots * ((spec.shots + 1) / spec.fewest_shots) ** u))
 
     def _keys(self, step: int | Tensor, stream: int, counter: Tensor) -> Tensor:
         return _keys(self.seed, step, stream, counter)
@@ -210,6 +255,24 @@ def subsample_memory(episode: Episode, memory_size: int, seed: int, step: int) -
         memory_index=episode.memory_index[kept],
         memory_class=episode.memory_class[kept],
     )
+
+
+def transformed(
+    images: Float[Tensor, "N C S S"], orientation: Int[Tensor, " N"], down: Int[Tensor, " N"], right: Int[Tensor, " N"]
+) -> Float[Tensor, "N C S S"]:
+    """Each image turned by `orientation` mod 4 quarter turns, mirrored from 4 on, then moved; blank at the edge."""
+    N, C, size, _ = images.shape
+    place = torch.arange(size, device=images.device)
+    row = (place[:, None] - down[:, None, None]).expand(N, size, size)
+    column = (place - right[:, None, None]).expand(N, size, size)
+    inside = (row >= 0) & (row < size) & (column >= 0) & (column < size)
+    turns, mirrored = orientation % 4, (orientation >= 4)[:, None, None]
+    column = torch.where(mirrored, size - 1 - column, column)
+    for turn in range(1, 4):
+        more = (turns >= turn)[:, None, None]
+        row, column = torch.where(more, column, row), torch.where(more, size - 1 - row, column)
+    source = (row * size + column).masked_fill(~inside, 0).flatten(1)[:, None].expand(N, C, size * size)
+    return images.flatten(2).gather(2, source).unflatten(2, (size, size)) * inside[:, None]
 
 
 def shifted_memory(episode: Episode) -> Episode:

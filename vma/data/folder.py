@@ -218,7 +218,7 @@ def _say_what_is_odd(path: Path, sets: dict[str, ImageSet], ink: Ink) -> None:
         )
 
 
-def _read_ink(file: Path, image_size: int, ink: Ink) -> Bool[np.ndarray, "H W"]:
+def _read_ink(file: Path, image_size: int, ink: Ink = Ink()) -> Bool[np.ndarray, "H W"]:
     try:
         image = read_image(read_bounded(file, _MAX_BYTES), _MAX_SIDE)
         lightness = _lightness(image, paper=0 if ink.light else 255)
