@@ -13,7 +13,7 @@ from benchmarks.build import build_model
 from benchmarks.cli import EvaluationOptions
 from benchmarks.spec import Cell, TrainSpec, identity, train_spec
 from benchmarks.tasks import Result
-from benchmarks.training import Trained, check_meta, train
+from benchmarks.training import Trained, check_meta, run_folder, train
 from vma import checkpoint
 from vma.data import DATASETS, DataSet
 from vma.errors import InputError
@@ -120,7 +120,8 @@ def obtain(
     trained = train(spec, data, device, updates=updates, seconds=None if updates else seconds, restart=from_scratch)
     if updates is not None and trained.updates > updates:
         print(f"{describe(spec)}: an earlier start made more updates than {updates:,}; --from-scratch forgets it")
-    print(f"{describe(spec)}: {trained.updates:,} updates in {trained.seconds / 60:.1f} minutes")
+    state = run_folder(spec, device) / "checkpoint.safetensors"
+    print(f"{describe(spec)}: {trained.updates:,} updates in {trained.seconds / 60:.1f} minutes, in {state}")
     return trained
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 import torch
 import tyro
 
-from benchmarks import measure, memory_size, store, tasks
+from benchmarks import measure, memory_size, store
 from benchmarks.cli import (
     TrainingOptions,
     check_option,
@@ -24,6 +25,7 @@ from benchmarks.cli import (
 )
 from benchmarks.estimate import Measured, words
 from benchmarks.experiments import EXPERIMENTS, STAND_INS, Experiment, smoke
+from benchmarks.fill import TooFew, possible
 from benchmarks.jobs import Asked, Job, expected, grouped, missing, recorded
 from benchmarks.spec import MOST_SAMPLES, MOST_SEED, Cell, TrainSpec
 from benchmarks.sweep import ExecutorLost, Failure, check_executor, log_path, open_executor, run_jobs
@@ -99,9 +101,7 @@ def run(options: Options) -> None:
     experiments = [smoke(EXPERIMENTS[name]()) if options.smoke else EXPERIMENTS[name]() for name in names]
     found = Data(options)
     declared = [asked for experiment in experiments for asked in resolved(experiment, options, found, device)]
-    cells = chosen(declared, options.only)
-    for data in found.sets.values():
-        tasks.check((cell for _, cell in cells if found.of(cell.train) is data), data)
+    cells = fillable(chosen(declared, options.only), found)
     notes = found.notes + ["SMOKE RUN: ITS NUMBERS SAY NOTHING"] * options.smoke
     for note in notes:
         print(f"{note}.")
@@ -224,7 +224,11 @@ def resolved(experiment: Experiment, options: Options, found: Data, device: torc
         data = found.declared(cell.train)
         targets = min(cell.eval.targets, options.targets or cell.eval.targets)
         for seed in options.seeds:
-            train = resolve_spec(cell.train, options, data, device, seed)
+            try:
+                train = resolve_spec(cell.train, options, data, device, seed)
+            except TooFew as error:
+                warnings.warn(f"{experiment.name}: cells are left out: {error}", stacklevel=2)
+                continue
             evaluation = replace(cell.eval, targets=targets, dtype=train.dtype, threads=train.threads)
             cells.append((experiment.name, Cell(train, evaluation, cell.updates, cell.variant)))
     return cells
@@ -245,6 +249,21 @@ def chosen(cells: Sequence[Asked], only: Sequence[str]) -> Sequence[Asked]:
             f"--only {unknown[0]!r} is no run of these experiments: --dry-run, without --only, lists what they have"
         )
     return [asked for name in dict.fromkeys(only) for asked in runs[name]]
+
+
+def fillable(cells: Sequence[Asked], found: Data) -> list[Asked]:
+    """The cells that their data can fill (`fill.possible`).
+
+    Raises:
+        InputError: if there are none.
+    """
+    if not cells:
+        raise InputError("the data can fill none of these experiments: give others, or --train-shots and the like")
+    kept: set[Cell] = set()
+    for data in found.sets.values():
+        if own := list(dict.fromkeys(cell for _, cell in cells if found.of(cell.train) is data)):
+            kept.update(possible(own, data))
+    return [asked for asked in cells if asked[1] in kept]
 
 
 def planned(

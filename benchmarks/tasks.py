@@ -19,12 +19,11 @@ from scipy import stats
 from torch import nn
 
 from baselines.soft_attention import SoftEncoded
-from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, pixel_mean, uses_graph
+from benchmarks.build import DTYPES, build_model, build_objective, build_optimizer, uses_graph
 from benchmarks.spec import BY_CLASS, Cell, EvalSpec, TrainSpec, identity
 from benchmarks.training import Trained, episodes_of
 from vma.data import DataSet, ImageSet
 from vma.data.episodes import Episode, Episodes, EpisodeSpec, shifted_memory, subsample_memory
-from vma.errors import InputError
 from vma.evaluation import (
     METRICS,
     Scores,
@@ -111,29 +110,6 @@ def _shares(cell: Cell) -> bool:
         and cell.eval.task is None
         and cell.eval.episode.num_targets == 1
     )
-
-
-def check(cells: Iterable[Cell], data: DataSet) -> None:
-    """Refuse, before anything is trained, cells whose episodes cannot be drawn from these data.
-
-    Raises:
-        InputError: if a split has too few classes or drawings, if cells of a group cannot share their targets, or if
-            all training images are blank or all ink.
-    """
-    pixel_mean(data)
-    for group in groups(cells):
-        eligible = set()
-        for cell in group:
-            episodes_of(cell.train, data, torch.device("cpu"))
-            if cell.eval.task == "wallclock":
-                continue  # which makes updates alone
-            episodes = Episodes(split(data, cell.eval), cell.eval.episode, cell.eval.seed)
-            eligible.add(tuple(episodes.eligible.tolist()) if cell.eval.episode.protocol in BY_CLASS else ())
-        if len(eligible) > 1:
-            raise InputError(
-                f"{data.name}: some classes have drawings for the small cells of this experiment only, and all cells "
-                "share their targets; leave those classes out"
-            )
 
 
 def evaluate_group(

@@ -183,7 +183,11 @@ def _train(
     graph = uses_graph(spec, device)
     last = updates if updates is not None else ENDLESS
     stages = stages_of(spec, data, device)
-    validation = validation_episodes(spec, data, device)
+    validation: Episodes | None = None
+    try:
+        validation = validation_episodes(spec, data, device)
+    except InputError as error:
+        print(f"training goes without validation: of the validation images, {error}", file=sys.stderr)
     dtype = DTYPES[spec.dtype]
 
     def fitted() -> Generator[tuple[int, Terms], None, None]:
@@ -225,7 +229,7 @@ def _train(
                 bound, kl_a, kl_z = torch.stack(window).mean(0).tolist()
                 window.clear()
                 line = {"update": done, "bound": bound, "kl_a": kl_a, "kl_z": kl_z, "seconds": spent}
-                if done % VALIDATE_EVERY == 0:
+                if validation is not None and done % VALIDATE_EVERY == 0:
                     scores = evaluate(model, validation, VALIDATION_EPISODES, spec.num_samples, dtype=dtype)
                     line["validation_bound"] = -scores.summary("nll", by_class=True)[0]
                 # with a graph it may have broken since the last look: the next one says so, and JSON has no word for it
@@ -338,7 +342,7 @@ def stages_of(spec: TrainSpec, data: DataSet, device: torch.device) -> list[tupl
 
 def validation_episodes(spec: TrainSpec, data: DataSet, device: torch.device) -> Episodes:
     """Episodes of the validation images, like those of training; of fewer classes, or with a smaller memory to recall,
-    where there are not as many.
+    where there are not as many that have the drawings.
 
     Raises:
         InputError: if no validation class has enough drawings.
@@ -348,7 +352,9 @@ def validation_episodes(spec: TrainSpec, data: DataSet, device: torch.device) ->
     if spec.episode.fewest_shots is not None:  # as many as the paper's, so that curves can be compared
         episode = replace(episode, shots=min(episode.shots, EpisodeSpec.shots))
     if episode.protocol in BY_CLASS:
-        episode = replace(episode, classes=min(episode.classes, validation.num_classes))
+        needed = episode.targets_per_class + episode.shots * (episode.protocol == "per_class")
+        enough = int((validation.counts >= needed).sum())
+        episode = replace(episode, classes=max(1, min(episode.classes, enough)))
     elif episode.memory_size is not None:
         episode = replace(episode, memory_size=min(episode.memory_size, len(validation.images)))
     return Episodes(validation.to(device), episode, spec.seed)
