@@ -243,6 +243,9 @@ def chosen(cells: Sequence[Asked], only: Sequence[str]) -> Sequence[Asked]:
     if not only:
         return cells
     runs = grouped(cells)
+    # rows name a run by its train_id
+    by_row = {f"{part[0][1].train.model}-{part[0][1].train.train_id}": name for name, part in runs.items()}
+    only = [by_row.get(name, name) for name in only]
     unknown = [name for name in only if name not in runs]
     if unknown:
         raise InputError(

@@ -5,7 +5,6 @@ of.
 import contextlib
 import ctypes
 import gc
-import resource
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from benchmarks.spec import BY_CLASS, Cell, EvalSpec, TrainSpec, identity
 from benchmarks.training import Trained, episodes_of
 from vma.data import DataSet, ImageSet
 from vma.data.episodes import Episode, Episodes, EpisodeSpec, shifted_memory, subsample_memory
+from vma.errors import InputError
 from vma.evaluation import (
     METRICS,
     Scores,
@@ -509,7 +509,11 @@ def reset_peak(device: torch.device) -> int:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak of memory since `reset_peak`: resident memory of this process, or what torch took on a CUDA device."""
+    """Peak of memory since `reset_peak`: resident memory of this process, or what torch took on a CUDA device.
+
+    Raises:
+        InputError: on Windows, which tells neither.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
@@ -517,7 +521,12 @@ def peak_bytes(device: torch.device) -> int:
         for line in status.read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        import resource
+    except ImportError:
+        raise InputError("wallclock measures memory as Linux and macOS tell it: leave it out on this system") from None
+    # which macOS gives in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _give_back_freed_memory() -> None:

@@ -189,6 +189,7 @@ def test_only_takes_the_runs_of_these_names() -> None:
     (shared,) = [job for job in plan if "samples" in job.experiments]
     assert run.chosen(cells, ()) == cells
     assert run.chosen(cells, (shared.name, shared.name)) == list(shared.cells)
+    assert run.chosen(cells, (f"vma-{shared.train.train_id}",)) == list(shared.cells)
     with pytest.raises(InputError, match="--only 'vma-0' is no run of these experiments: --dry-run, without --only"):
         run.chosen(cells, (shared.name, "vma-0"))
 
@@ -565,7 +566,7 @@ def test_without_dask_one_line_says_how_to_install_it(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert command("one", "--executor", "dask") == 2
-    assert "pip install 'vma[cluster]'" in capsys.readouterr().err
+    assert "pip install 'distributed>=2025.1'" in capsys.readouterr().err
 
 
 def only(*names: str) -> Callable[..., Any]:
