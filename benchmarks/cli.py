@@ -14,10 +14,12 @@ from typing import Literal, TypeVar
 
 import torch
 
+from benchmarks.fill import training_episode
 from benchmarks.spec import MOST_SEED, MOST_THREADS, MOST_UPDATES, TrainSpec
 from reports import command
 from reports.results import InputError as ReportError
 from vma.data import DataSet, load
+from vma.data.episodes import MOST
 from vma.errors import DataUnavailable, InputError, check_number, check_whole
 from vma.hardware import keep_freed_memory
 from vma.training import NonFiniteBound
@@ -77,6 +79,12 @@ class TrainingOptions(EvaluationOptions):
     """Train, where there are no weights, for this many minutes in all (default: 15, on fallback data 3)."""
     from_scratch: bool = False
     """Ignore shipped weights and earlier training."""
+    train_classes: int | None = None
+    """Classes of an episode of training (default: as declared, or as many as the data have with enough drawings)."""
+    train_shots: int | None = None
+    """Examples of each class in memory in training (default: as declared)."""
+    train_targets: int | None = None
+    """Targets of each class in training (default: as declared)."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +177,8 @@ def parse(options: type[Options], prog: str, argv: Sequence[str] | None) -> Opti
         check_option("--updates", parsed.updates, 1, MOST_UPDATES)
         if parsed.minutes is not None:
             check_number("--minutes", parsed.minutes, MOST_MINUTES)
+        for name in ("train_classes", "train_shots", "train_targets"):
+            check_option(f"--{name.replace('_', '-')}", getattr(parsed, name), 1, MOST)
     if isinstance(parsed, CommonOptions):
         check_option("--seed", parsed.seed, 0, MOST_SEED)
     return parsed
@@ -254,15 +264,20 @@ def resolve_device(options: DataOptions) -> torch.device:
 def resolve_spec(
     spec: TrainSpec, options: EvaluationOptions, data: DataSet, device: torch.device, seed: int
 ) -> TrainSpec:
-    """A declared spec with this seed, and the data, the precision and the threads of the options.
+    """A declared spec with this seed, the data, the precision and the threads of the options, and the episodes that the
+    data have for it (`fill.training_episode`).
 
     Raises:
         InputError: if the images are not square, or the spec has no reference path.
+        TooFew: if the data have too few drawings to train with.
     """
     if options.reference and spec.model == "vma" and spec.gradient_entries is not None:
         raise InputError(
             "--reference has no gradients for a sample of the entries, which wallclock times: leave it out"
         )
+    asked = {}
+    if isinstance(options, TrainingOptions):
+        asked = {"classes": options.train_classes, "shots": options.train_shots, "targets": options.train_targets}
     size = data.image_size
     if size[0] != size[1]:
         raise InputError(f"the images of {data.name} are {size[0]}x{size[1]}, must be square: give --image-size")
@@ -270,6 +285,7 @@ def resolve_spec(
         spec,
         dataset=data.name,
         image_size=size[0],
+        episode=training_episode(spec.episode, data, **asked),
         seed=seed,
         dtype=resolve_dtype(options, device),
         threads=resolve_threads(options),

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import measure, store
 from benchmarks.spec import Cell, TrainSpec, eval_spec, identity, train_spec
-from benchmarks.training import run_folder, trained_before
+from benchmarks.training import run_folder, state_before
 from vma.data import DataSet
 
 TIMED = "wallclock"  # the task that measures time, for which nothing else may run
@@ -81,7 +81,7 @@ def grouped(cells: Iterable[Asked]) -> dict[str, list[Asked]]:
     found: dict[str, list[Asked]] = {}
     for name, cell in dict.fromkeys(cells):
         timed = cell.eval.task == TIMED
-        found.setdefault(TIMED if timed else f"{cell.train.model}-{cell.train.train_id}", []).append((name, cell))
+        found.setdefault(TIMED if timed else f"{cell.train.model}-{cell.train.run_id}", []).append((name, cell))
     return found
 
 
@@ -100,10 +100,14 @@ def expected(job: Job, data: DataSet, device: torch.device) -> tuple[str, int] |
     if job.updates is None and job.seconds is None:
         found = measure.shipped(job.train, data, device)
         return None if found is None else (found.train_id, found.updates)
-    done, spent = (0, 0.0) if restarts(job, device) else trained_before(job.train, device)
+    if restarts(job, device):
+        train_id, done, spent = job.train.train_id, 0, 0.0
+    else:
+        trained_as, done, spent = state_before(job.train, device)
+        train_id = store.spec_id(trained_as)
     if job.updates is not None:
-        return job.train.train_id, max(done, job.updates)
-    return (job.train.train_id, done) if job.seconds is not None and done and spent >= job.seconds else None
+        return train_id, max(done, job.updates)
+    return (train_id, done) if job.seconds is not None and done and spent >= job.seconds else None
 
 
 def recorded(out: Path, experiments: Iterable[str], since: int | None) -> dict[str, set[Key]]:

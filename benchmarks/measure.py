@@ -123,7 +123,8 @@ def obtain(
     trained = train(spec, data, device, updates=updates, seconds=None if updates else seconds, restart=from_scratch)
     if updates is not None and trained.updates > updates:
         print(f"{describe(spec)}: an earlier start made more updates than {updates:,}; --from-scratch forgets it")
-    print(f"{describe(spec)}: {trained.updates:,} updates in {trained.seconds / 60:.1f} minutes")
+    state = run_folder(spec, device) / "checkpoint.safetensors"
+    print(f"{describe(spec)}: {trained.updates:,} updates in {trained.seconds / 60:.1f} minutes, in {state}")
     return trained
 
 

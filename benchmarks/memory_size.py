@@ -1,13 +1,17 @@
-"""A free sweep: any trained model against any number of classes, examples and memory entries, on any data set."""
+"""A free sweep: any trained model against any number of classes, examples and memory entries, on any data set; its NLL,
+or how well it tells the classes apart.
+"""
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from benchmarks import store, tasks
+import pandas as pd
+
+from benchmarks import store
 from benchmarks.cli import (
     EvaluationOptions,
     check_option,
@@ -19,8 +23,10 @@ from benchmarks.cli import (
     run_command,
     warning,
 )
+from benchmarks.fill import possible
 from benchmarks.measure import describe, evaluate_cells, spec_at, trained_at
 from benchmarks.spec import MOST_SAMPLES, Cell, EvalSpec
+from benchmarks.tasks import RULES
 from reports import tables
 from vma.data.episodes import MOST, EpisodeSpec
 from vma.errors import InputError
@@ -51,6 +57,8 @@ class Options(EvaluationOptions):
     protocol: Literal["per_class", "gmn"] = "per_class"
     """per_class: that many examples of each class, without the target. gmn: that many in total, drawn with replacement.
     """
+    classify: bool = False
+    """Classify the targets in the place of the NLL: by q(a|x), by likelihood, and with entries shifted by a pixel."""
 
 
 def run(options: Options) -> None:
@@ -68,6 +76,8 @@ def run(options: Options) -> None:
     spec = spec_at(path)
     if spec.learned_entries:
         raise InputError(f"{path} has a learned memory, whose size is part of the model: give another")
+    if (options.dataset or spec.dataset).startswith(("folder:", "strokes")) and options.image_size is None:
+        options = replace(options, image_size=spec.image_size)  # the one that will do
     data, _ = open_data(options, spec.dataset)
     if data.image_size != (spec.image_size,) * 2:
         raise InputError(
@@ -94,16 +104,28 @@ def run(options: Options) -> None:
             dtype=spec.dtype,
             threads=spec.threads,
         )
-        cells.append(Cell(spec, evaluation))
-    tasks.check(cells, data)
+        cells += [Cell(spec, replace(evaluation, task=task)) for task in (RULES if options.classify else (None,))]
+    cells = possible(cells, data, train=False)
     check_writable(options.out)
     rows = evaluate_cells("memory-size", options, trained, cells, data, device, store.provenance(device))
+    what = "Accuracy of few-shot classification, %," if options.classify else "Test NLL in nats (lower is better)"
     title = (
-        f"{'. '.join(['Memory size', *warning(data)])}. Test NLL in nats (lower is better) of {describe(spec)} after "
-        f"{trained.updates:,} updates, {data.name}; ± standard error."
+        f"{'. '.join(['Memory size', *warning(data)])}. {what} of {describe(spec)} after {trained.updates:,} updates, "
+        f"{data.name}; ± standard error."
     )
-    print("\n" + tables.text(tables.scaling_grid(rows), title) + "\n")
+    print("\n" + tables.text(accuracies(rows) if options.classify else tables.scaling_grid(rows), title) + "\n")
     print(*warning(data), f"Wrote {options.out / 'memory-size.jsonl'}.", sep=". ")
+
+
+def accuracies(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A line for each number of classes and of examples, a column for each rule."""
+    found: dict[tuple[int, int, int], dict[str, str]] = {}
+    for row in rows:
+        cell = found.setdefault((row["classes"], row["shots"], row["memory_size"]), {})
+        cell[row["rule"]] = f"{100 * row['value']:.1f}" + (f" ± {100 * row['stderr']:.1f}" if row["stderr"] else "")
+    columns = [rule for rule in RULES.values() if any(rule in cell for cell in found.values())]
+    lines = [[*map(str, key), *(cell.get(rule, "") for rule in columns)] for key, cell in sorted(found.items())]
+    return pd.DataFrame(lines, columns=["classes", "examples", "entries", *columns])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

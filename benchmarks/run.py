@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 import torch
 import tyro
 
-from benchmarks import measure, memory_size, store, tasks
+from benchmarks import measure, memory_size, store
 from benchmarks.cli import (
     TrainingOptions,
     check_option,
@@ -24,10 +25,11 @@ from benchmarks.cli import (
 )
 from benchmarks.estimate import Measured, words
 from benchmarks.experiments import EXPERIMENTS, STAND_INS, Experiment, smoke
+from benchmarks.fill import TooFew, possible
 from benchmarks.jobs import Asked, Job, expected, grouped, missing, recorded
 from benchmarks.spec import MOST_SAMPLES, MOST_SEED, Cell, TrainSpec
 from benchmarks.sweep import ExecutorLost, Failure, check_executor, log_path, open_executor, run_jobs
-from benchmarks.training import Stopped, trained_before
+from benchmarks.training import Stopped, other_settings, state_before, trained_before
 from benchmarks.worker import Here
 from reports import tables
 from vma.data import DataSet, load
@@ -83,7 +85,7 @@ class Options(TrainingOptions):
     ship: bool = False
     """With --out results: put the trained weights there too, in half precision, for all commands to take."""
     only: tuple[str, ...] = ()
-    """Only these of the runs that --dry-run lists, such as vma-f479aa73462d."""
+    """Only these of the runs that --dry-run lists, such as vma-4cf0dec30163."""
     retries: int = 2
     """How often a run that failed is tried again."""
     dry_run: bool = False
@@ -102,9 +104,7 @@ def run(options: Options) -> None:
     experiments = [smoke(EXPERIMENTS[name]()) if options.smoke else EXPERIMENTS[name]() for name in names]
     found = Data(options)
     declared = [asked for experiment in experiments for asked in resolved(experiment, options, found, device)]
-    cells = chosen(declared, options.only)
-    for data in found.sets.values():
-        tasks.check((cell for _, cell in cells if found.of(cell.train) is data), data)
+    cells = fillable(chosen(declared, options.only), found)
     notes = found.notes + ["SMOKE RUN: ITS NUMBERS SAY NOTHING"] * options.smoke
     for note in notes:
         print(f"{note}.")
@@ -118,6 +118,10 @@ def run(options: Options) -> None:
     jobs = [part.job for part in plans if part.left]
     print(f"{len(plans)} runs, {len(plans) - len(jobs)} of them done already; {at_once} at a time, to {options.out}")
     check_writable(options.out)
+    for job in jobs:
+        trains = not (job.timed or job.restart) and (job.updates is not None or job.seconds is not None)
+        if trains and (moved := other_settings(state_before(job.train, device)[0], job.train)):
+            print(f"{job.name}: {moved}")
     failures = sweep(jobs, options, at_once) if jobs else []
     failed = [failure.job.name for failure in failures]
     left = [asked for job in jobs if job.name in failed for asked in plan(job, found.of(job.train), device).left]
@@ -223,7 +227,11 @@ def resolved(experiment: Experiment, options: Options, found: Data, device: torc
         data = found.declared(cell.train)
         targets = min(cell.eval.targets, options.targets or cell.eval.targets)
         for seed in options.seeds:
-            train = resolve_spec(cell.train, options, data, device, seed)
+            try:
+                train = resolve_spec(cell.train, options, data, device, seed)
+            except TooFew as error:
+                warnings.warn(f"{experiment.name}: cells are left out: {error}", stacklevel=2)
+                continue
             evaluation = replace(cell.eval, targets=targets, dtype=train.dtype, threads=train.threads)
             cells.append((experiment.name, Cell(train, evaluation, cell.updates, cell.variant)))
     return cells
@@ -238,12 +246,30 @@ def chosen(cells: Sequence[Asked], only: Sequence[str]) -> Sequence[Asked]:
     if not only:
         return cells
     runs = grouped(cells)
+    # rows name a run by its train_id
+    by_row = {f"{part[0][1].train.model}-{part[0][1].train.train_id}": name for name, part in runs.items()}
+    only = [by_row.get(name, name) for name in only]
     unknown = [name for name in only if name not in runs]
     if unknown:
         raise InputError(
             f"--only {unknown[0]!r} is no run of these experiments: --dry-run, without --only, lists what they have"
         )
     return [asked for name in dict.fromkeys(only) for asked in runs[name]]
+
+
+def fillable(cells: Sequence[Asked], found: Data) -> list[Asked]:
+    """The cells that their data can fill (`fill.possible`).
+
+    Raises:
+        InputError: if there are none.
+    """
+    if not cells:
+        raise InputError("the data can fill none of these experiments: give others, or --train-shots and the like")
+    kept: set[Cell] = set()
+    for data in found.sets.values():
+        if own := list(dict.fromkeys(cell for _, cell in cells if found.of(cell.train) is data)):
+            kept.update(possible(own, data))
+    return [asked for asked in cells if asked[1] in kept]
 
 
 def planned(

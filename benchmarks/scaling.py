@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 
-from benchmarks import store, tasks
+from benchmarks import store
 from benchmarks.cli import (
     CommonOptions,
     check_option,
@@ -16,6 +16,7 @@ from benchmarks.cli import (
     warning,
 )
 from benchmarks.experiments import FIGURE_SAMPLES, SCALING_CLASSES, memory_cell, scaling_training
+from benchmarks.fill import possible
 from benchmarks.measure import evaluate_cells, obtain, offer_weights
 from benchmarks.spec import MOST_SAMPLES
 from reports import tables
@@ -54,7 +55,7 @@ def run(options: Options) -> None:
     sweep = [options.classes] if options.classes else [c for c in SCALING_CLASSES if c <= available]
     targets = options.targets or dict(FIGURE_SAMPLES).get(options.num_samples, DEFAULT_TARGETS)
     cells = [memory_cell(spec, classes, options.shots, options.num_samples, targets) for classes in sweep]
-    tasks.check(cells, data)
+    cells = possible(cells, data)
     check_writable(options.out)
     seconds = training_minutes(options, fallback) * 60
     trained = obtain(spec, data, device, updates=options.updates, seconds=seconds, from_scratch=options.from_scratch)

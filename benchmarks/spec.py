@@ -45,6 +45,8 @@ MOST_AT_ONCE = 10**4  # samples of a target that are decoded at once, in trainin
 MOST_HOPS = 100
 MOST_NUMBERS = 2**26  # in a learned memory
 
+SETTINGS = ("dtype", "threads")  # of a machine: what they change is rounding
+
 # A field's type, and what checks its value by the field's name.
 Entries = Annotated[int, partial(check_whole, least=1, most=MOST)]
 Seed = Annotated[int, partial(check_whole, least=0, most=MOST_SEED)]
@@ -246,8 +248,13 @@ class TrainSpec:
 
     @property
     def train_id(self) -> str:
-        """The hash that names the run."""
+        """The hash that names the run in rows."""
         return spec_id(identity(self))
+
+    @property
+    def run_id(self) -> str:
+        """The hash by which a run goes on: with other `SETTINGS`, as on another machine, it is the same run."""
+        return spec_id({k: v for k, v in identity(self).items() if k not in SETTINGS})
 
     @property
     def trunk(self) -> "TrainSpec | None":
@@ -267,7 +274,7 @@ class TrainSpec:
         """The hash of what decides the numbers up to rounding: all but the path, the precision and the number of
         threads.
         """
-        return spec_id({k: v for k, v in identity(self).items() if k not in ("dtype", "threads", "path")})
+        return spec_id({k: v for k, v in identity(self).items() if k not in (*SETTINGS, "path")})
 
 
 def _check_sequences(model: str, episode: EpisodeSpec) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.locks import locked
 from reports import lines
 from vma.errors import InputError
-from vma.files import read_bounded, sync_folder, write_all, write_atomic
+from vma.files import BINARY, read_bounded, sync_folder, write_all, write_atomic
 
 if TYPE_CHECKING:  # importing torch takes seconds, and appending a row needs none of it
     import torch
@@ -91,7 +91,7 @@ def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         logger.warning("%s: its end was unfinished, and is cut off: %r", path, before[length:][:80])
     descriptor = None
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o666)
         os.ftruncate(descriptor, length)
         os.lseek(descriptor, length, os.SEEK_SET)
         # The first byte comes last, once the others are on the disk: from then on readers see all lines, before none.

@@ -142,7 +142,7 @@ def check_executor(name: str) -> None:
     if address is None or int(address[2] or 1) not in range(1, 65_536):
         raise InputError(f"--executor is {name!r}, must be local, dask or dask://HOST:PORT")
     if importlib.util.find_spec("distributed") is None:
-        raise InputError(f"--executor {name} needs dask: pip install 'vma[cluster]'")
+        raise InputError(f"--executor {name} needs dask: pip install 'distributed>=2025.1'")
     if address[1] and not _has_tls() and not _is_loopback(address[1].strip("[]")):
         raise InputError(
             f"--executor {name} is another machine, and dask's configuration has no TLS (distributed.comm.tls): "

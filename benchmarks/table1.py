@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmarks import store, tasks
+from benchmarks import store
 from benchmarks.cli import (
     CommonOptions,
     check_option,
@@ -17,6 +17,7 @@ from benchmarks.cli import (
     warning,
 )
 from benchmarks.experiments import table1_cells, table1_training
+from benchmarks.fill import possible
 from benchmarks.measure import evaluate_cells, obtain, offer_weights
 from benchmarks.spec import MOST_SAMPLES
 from reports import tables
@@ -59,7 +60,7 @@ def run(options: Options) -> None:
         if name in options.models
     }
     cells = {name: table1_cells(spec, options.protocol, targets) for name, spec in specs.items()}
-    tasks.check([cell for part in cells.values() for cell in part], data)
+    cells = {name: possible(part, data) for name, part in cells.items()}
     check_writable(options.out)
     origin = store.provenance(device)
     rows: list[dict[str, Any]] = []

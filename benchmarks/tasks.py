@@ -5,7 +5,6 @@ of.
 import contextlib
 import ctypes
 import gc
-import resource
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -26,7 +25,6 @@ from benchmarks.build import (
     build_model,
     build_objective,
     build_optimizer,
-    pixel_mean,
     uses_graph,
 )
 from benchmarks.spec import BY_CLASS, Cell, EvalSpec, TrainSpec, identity
@@ -42,6 +40,7 @@ from vma.evaluation import (
     clustered_stderr,
     evaluate,
     evaluate_memories,
+    evaluating,
     join,
     own_entry_probability,
 )
@@ -124,29 +123,6 @@ def _shares(cell: Cell) -> bool:
     )
 
 
-def check(cells: Iterable[Cell], data: DataSet) -> None:
-    """Refuse, before anything is trained, cells whose episodes cannot be drawn from these data.
-
-    Raises:
-        InputError: if a split has too few classes or drawings, if cells of a group cannot share their targets, or if
-            all training images are blank or all ink.
-    """
-    pixel_mean(data)
-    for group in groups(cells):
-        eligible = set()
-        for cell in group:
-            episodes_of(cell.train, data, torch.device("cpu"))
-            if cell.eval.task == "wallclock":
-                continue  # which makes updates alone
-            episodes = Episodes(split(data, cell.eval), cell.eval.episode, cell.eval.seed)
-            eligible.add(tuple(episodes.eligible.tolist()) if cell.eval.episode.protocol in BY_CLASS else ())
-        if len(eligible) > 1:
-            raise InputError(
-                f"{data.name}: some classes have drawings for the small cells of this experiment only, and all cells "
-                "share their targets; leave those classes out"
-            )
-
-
 def evaluate_group(
     trained: Trained, group: Sequence[Cell], data: DataSet, device: torch.device, progress: Progress
 ) -> list[Result]:
@@ -200,8 +176,7 @@ def _soft_scores(
     model: Any = trained.model
     first = group[0].eval
     images = split(data, first).images.to(device)
-    with torch.no_grad(), _autocast(first, device):
-        model.eval()
+    with evaluating(model), _autocast(first, device):
         encoded = SoftEncoded.join([model.encode_memory(part.float()) for part in images.split(ENCODED_AT_ONCE)])
 
     def known(episode: Episode) -> SoftEncoded:
@@ -637,7 +612,11 @@ def reset_peak(device: torch.device) -> int:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak of memory since `reset_peak`: resident memory of this process, or what torch took on a CUDA device."""
+    """Peak of memory since `reset_peak`: resident memory of this process, or what torch took on a CUDA device.
+
+    Raises:
+        InputError: on Windows, which tells neither.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
@@ -645,7 +624,12 @@ def peak_bytes(device: torch.device) -> int:
         for line in status.read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        import resource
+    except ImportError:
+        raise InputError("wallclock measures memory as Linux and macOS tell it: leave it out on this system") from None
+    # which macOS gives in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _give_back_freed_memory() -> None:

@@ -31,7 +31,7 @@ from benchmarks.build import (
     uses_graph,
 )
 from benchmarks.locks import Busy, locked
-from benchmarks.spec import BY_CLASS, TrainSpec, identity
+from benchmarks.spec import BY_CLASS, SETTINGS, TrainSpec, identity
 from benchmarks.store import ROOT, append_lines, code_state, read_rows, spec_id, write_text
 from vma import checkpoint
 from vma.data import DataSet, cache_dir
@@ -64,9 +64,7 @@ class Trained:
     spec: TrainSpec
     updates: int
     seconds: float
-    trained_as: dict[
-        str, Any
-    ]  # the identity of the spec that it was trained with; weights that are shipped keep theirs
+    trained_as: dict[str, Any]  # the identity of the spec that its training began with, on whichever machine
     commits: tuple[str, ...]  # of the code that made the updates, in their order; see `training_commit`
     shipped: bool = False
 
@@ -79,11 +77,13 @@ class Trained:
 def run_folder(spec: TrainSpec, device: torch.device) -> Path:
     """Where the state of a run is kept: checkpoint.safetensors, metrics.jsonl, spec.json, and pictures of it.
 
-    Devices have random streams of their own, so a run on another one is another run.
+    Whatever its precision and its threads, it is one run. Devices have random streams of their own, so a run on another
+    one is another run.
     """
     dataset = re.sub(r"[^A-Za-z0-9_.-]", "_", spec.dataset)[-40:]
     on = "" if device.type == "cpu" else f"-{device.type}"
-    return cache_dir() / "runs" / f"{spec.model}-{dataset}-{spec.train_id}{on}"
+    begun = cache_dir() / "runs" / f"{spec.model}-{dataset}-{spec.train_id}{on}"  # by an earlier version
+    return begun if begun.exists() else begun.with_name(f"{spec.model}-{dataset}-{spec.run_id}{on}")
 
 
 def train(
@@ -101,7 +101,8 @@ def train(
     run.
 
     The run goes on from its checkpoint unless `restart`. An interrupted and resumed run makes the very updates of an
-    uninterrupted one. Where another process trains this run, `wait` waits for its end and goes on from there. A run
+    uninterrupted one; with another precision or another number of threads it goes on too, with other rounding, and says
+    so. Where another process trains this run, `wait` waits for its end and goes on from there. A run
     with a trunk (`TrainSpec.trunk`) begins where the trunk ends, which is trained first as far as it has to be; if the
     trunk has gone further, or with `restart`, it makes all updates itself. A run with a start (`TrainSpec.start`) makes
     its first update on those weights. `progress` is told the number of updates after each.
@@ -141,7 +142,7 @@ def _train(
     optimizer = build_optimizer(spec, model)
     generator = torch.Generator(device).manual_seed(spec.seed)
     path = folder / "checkpoint.safetensors"
-    done, spent = 0, 0.0
+    done, spent, trained_as = 0, 0.0, identity(spec)
     commits: tuple[str, ...] = ()
     if restart:
         for old in (path, path.with_name(path.name + ".previous")):
@@ -164,14 +165,21 @@ def _train(
             )
         done, spent = meta["update"], meta["seconds"]
         commits = tuple(meta.get("commits", ["unknown"]))
-    elif spec.start is not None:
-        begin(spec, model, data, device)
+        if of is spec:
+            trained_as = meta["spec"]
+        if note := other_settings(meta["spec"], spec):
+            print(f"{source}: {note}", file=sys.stderr)
+    else:
+        if note := elsewhere(spec, device):
+            print(note, file=sys.stderr)
+        if spec.start is not None:
+            begin(spec, model, data, device)
     write_text(folder / "spec.json", json.dumps(identity(spec), indent=1) + "\n")
     log = folder / "metrics.jsonl"
     before_now = log if source is None else source.with_name(log.name)
     write_text(log, "".join(_lines_until(before_now, done)))
     if (updates is not None and done >= updates) or (seconds is not None and spent >= seconds):
-        return Trained(model, spec, done, spent, identity(spec), commits)
+        return Trained(model, spec, done, spent, trained_as, commits)
     now = training_commit()
     if commits[-1:] != (now,):
         commits = (*commits, now)
@@ -183,14 +191,18 @@ def _train(
             raise NonFiniteBound(
                 f"weights are not finite after update {done - 1}, seed {spec.seed}; the last good state is kept"
             )
-        meta = {"spec": identity(spec), "update": done, "seconds": spent, "data_sha256": data.sha256}
+        meta = {"spec": trained_as, "update": done, "seconds": spent, "data_sha256": data.sha256}
         meta["commits"] = list(commits)
         checkpoint.save(path, tensors, meta)
 
     graph = uses_graph(spec, device)
     last = updates if updates is not None else ENDLESS
     stages = stages_of(spec, data, device)
-    validation = validation_episodes(spec, data, device)
+    validation: Episodes | None = None
+    try:
+        validation = validation_episodes(spec, data, device)
+    except InputError as error:
+        print(f"training goes without validation: of the validation images, {error}", file=sys.stderr)
     dtype = DTYPES[spec.dtype]
 
     def fitted() -> Generator[tuple[int, Terms], None, None]:
@@ -233,16 +245,15 @@ def _train(
                 bound, kl_a, kl_z = torch.stack(window).mean(0).tolist()
                 window.clear()
                 line = {"update": done, "bound": bound, "kl_a": kl_a, "kl_z": kl_z, "seconds": spent}
-                if done % VALIDATE_EVERY == 0:
+                if validation is not None and done % VALIDATE_EVERY == 0:
                     scores = evaluate(model, validation, VALIDATION_EPISODES, spec.num_samples, dtype=dtype)
                     line["validation_bound"] = -scores.summary("nll", by_class=True)[0]
                     if isinstance(model, GenerativeMatchingNetwork):
                         line |= matching(model, validation(0), scores)
-                    model.train()
                 # with a graph it may have broken since the last look: the next one says so, and JSON has no word for it
                 if math.isfinite(bound):
                     append_lines(log, [line])
-                    if done % watch.EVERY == 0:
+                    if validation is not None and done % watch.EVERY == 0:
                         watch.draw(folder, spec, model, validation, dtype)
                 bar.set_postfix({k: f"{v:.2f}" for k, v in line.items() if k not in ("update", "seconds")})
             # with a graph, other updates may follow one whose bound broke: what would be saved is not known to be good
@@ -257,7 +268,26 @@ def _train(
         how = "--updates without --from-scratch goes on" if restart else "the same command goes on from there"
         print(f"stopped after {done:,} updates, which are saved; {how}", file=sys.stderr)
         raise Stopped(128 + caught[0])
-    return Trained(model, spec, done, spent, identity(spec), commits)
+    return Trained(model, spec, done, spent, trained_as, commits)
+
+
+def other_settings(trained_as: Mapping[str, Any], spec: TrainSpec) -> str | None:
+    """What is said where a run that was begun with some `SETTINGS` goes on with those of `spec`; None with the same."""
+    before, now = (f"{s['dtype']} on {s['threads']} CPU threads" for s in (trained_as, identity(spec)))
+    if before == now:
+        return None
+    return f"begun in {before}, it goes on in {now}: rounding differs from that of an undisturbed run"
+
+
+def elsewhere(spec: TrainSpec, device: torch.device) -> str | None:
+    """What is said where a run begins that another kind of device has a state of; None if there is none."""
+    for other in {"cpu", "cuda"} - {device.type}:
+        folder = run_folder(spec, torch.device(other))
+        if _has_state(folder / "checkpoint.safetensors"):
+            return (
+                f"{folder} has a state of this run, made on {other}: --device {other} goes on from it; here it begins"
+            )
+    return None
 
 
 def matching(model: GenerativeMatchingNetwork, episode: Episode, scores: Scores) -> dict[str, float]:
@@ -312,14 +342,19 @@ def branch_point(spec: TrainSpec, device: torch.device) -> Path | None:
 
 def trained_before(spec: TrainSpec, device: torch.device) -> tuple[int, float]:
     """The updates of a run that the user's cache holds, its trunk's among them, and the seconds that they took."""
+    return state_before(spec, device)[1:]
+
+
+def state_before(spec: TrainSpec, device: torch.device) -> tuple[dict[str, Any], int, float]:
+    """The identity of the spec with which a run began, or else will begin, and what `trained_before` gives."""
     trunk = branch_point(spec, device)
     path = trunk or run_folder(spec, device) / "checkpoint.safetensors"
     of = spec if trunk is None else spec.trunk
     try:
         meta = checkpoint.load(path, accept=lambda state: check_meta(state.meta, of)).meta
     except checkpoint.CheckpointError:
-        return 0, 0.0  # there is none; or it is damaged, and the job that goes on from it will say so
-    return meta["update"], meta["seconds"]
+        return identity(spec), 0, 0.0  # there is none; or it is damaged, and the job that goes on from it will say so
+    return (meta["spec"] if trunk is None else identity(spec)), meta["update"], meta["seconds"]
 
 
 def training_commit() -> str:
@@ -360,7 +395,7 @@ def stages_of(spec: TrainSpec, data: DataSet, device: torch.device) -> list[tupl
 
 def validation_episodes(spec: TrainSpec, data: DataSet, device: torch.device) -> Episodes:
     """Episodes of the validation images, like those of training; of fewer classes, or with a smaller memory to recall,
-    where there are not as many.
+    where there are not as many that have the drawings.
 
     Raises:
         InputError: if no validation class has enough drawings.
@@ -370,7 +405,9 @@ def validation_episodes(spec: TrainSpec, data: DataSet, device: torch.device) ->
     if spec.episode.fewest_shots is not None:  # as many as the paper's, so that curves can be compared
         episode = replace(episode, shots=min(episode.shots, EpisodeSpec.shots))
     if episode.protocol in BY_CLASS:
-        episode = replace(episode, classes=min(episode.classes, validation.num_classes))
+        needed = episode.targets_per_class + episode.shots * (episode.protocol == "per_class")
+        enough = int((validation.counts >= needed).sum())
+        episode = replace(episode, classes=max(1, min(episode.classes, enough)))
     elif episode.memory_size is not None:
         episode = replace(episode, memory_size=min(episode.memory_size, len(validation.images)))
     return Episodes(validation.to(device), episode, spec.seed)
@@ -393,9 +430,15 @@ def check_meta(meta: Mapping[str, Any], spec: TrainSpec | None = None) -> None:
         raise checkpoint.CheckpointError(
             f"it has {meta['update']} updates in {meta['seconds']} s; {checkpoint.RESTORE}"
         )
-    if spec is not None and spec_id(meta["spec"]) != spec.train_id:
+    if spec is None:
+        return
+    try:
+        own = replace(spec, **{name: meta["spec"].get(name) for name in SETTINGS})
+    except InputError as error:
+        raise checkpoint.CheckpointError(f"{error}; {checkpoint.RESTORE}") from None
+    if spec_id(meta["spec"]) != own.train_id:
         raise checkpoint.CheckpointError(
-            f"it is the state of another run, {spec_id(meta['spec'])} and not {spec.train_id}; {checkpoint.RESTORE}"
+            f"it is the state of another run, {spec_id(meta['spec'])} and not {own.train_id}; {checkpoint.RESTORE}"
         )
 
 

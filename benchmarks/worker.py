@@ -120,7 +120,7 @@ def do(job: Job, progress: Report) -> None:
 
 def _only_one(job: Job, progress: Report) -> AbstractContextManager[None]:
     """The lock that the job holds, so that no job on the same training and folder runs beside it."""
-    lock = job.out / ".locks" / f"{TIMED if job.timed else job.train.train_id}.lock"
+    lock = job.out / ".locks" / f"{TIMED if job.timed else job.train.run_id}.lock"
     return locked(lock, patience=1.0, waiting=lambda whom: progress(whom, 0, None))
 
 

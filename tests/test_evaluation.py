@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from baselines import PlainVAE, SoftAttentionVAE
-from vma import MLPSizes, VariationalMemoryAddressing, iwae
+from vma import MLPSizes, Terms, VariationalMemoryAddressing, iwae
 from vma.data import ImageSet
 from vma.data.episodes import Episode, Episodes, EpisodeSpec
+from vma.errors import InputError
 from vma.evaluation import Scores, classify, clustered_stderr, evaluate, evaluate_memories, own_entry_probability
-from vma.training import NonFiniteBound
+from vma.training import NonFiniteBound, fit
 
 SIZES = MLPSizes(image=(1, 4, 4), widths=(6, 5), latent=1, embedding=3)
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -132,6 +134,99 @@ def test_probabilities_that_are_not_finite_are_refused() -> None:
             classify(model, one_episode(2, 1), num_samples)
     with pytest.raises(NonFiniteBound, match=r"log q\(a\|x\) is not finite"):
         own_entry_probability(model, one_episode(2, 1))
+
+
+class Own(nn.Module):
+    """A model as README asks for one, of nothing of ours but `Terms`; its parts are in several modes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Sequential(nn.BatchNorm1d(16), nn.Linear(16, 16), nn.Dropout(0.5))
+        self.frozen = nn.BatchNorm1d(16).eval()
+
+    def encode_memory(self, memory: Tensor | None) -> Tensor:
+        assert memory is not None
+        return memory.flatten(1).mean(0)
+
+    def forward(
+        self,
+        x: Tensor,
+        encoded: Tensor,
+        num_samples: int,
+        *,
+        generator: torch.Generator | None = None,
+        chunk: int | None = None,
+    ) -> Terms:
+        noise = torch.randn(num_samples, len(x), 1, generator=generator)
+        logits = self.logits(self.frozen((encoded + noise).flatten(0, 1))).unflatten(0, (num_samples, len(x)))
+        none = torch.zeros(num_samples, len(x))
+        log_px = -nn.functional.binary_cross_entropy_with_logits(
+            logits, x.flatten(1).expand_as(logits), reduction="none"
+        )
+        return Terms(log_px.sum(-1), none, none, none, none, none[0])
+
+
+def modes(model: nn.Module) -> list[bool]:
+    return [part.training for part in model.modules()]
+
+
+def test_evaluation_leaves_each_part_of_a_model_in_its_mode() -> None:
+    model = Own()
+    steps = fit(model, episodes(), iwae, torch.optim.SGD(model.parameters(), 0.1), 2, range(6))
+    seen = []
+    for update, _ in steps:
+        model.frozen.eval()
+        before = modes(model)
+        assert model.logits[0].num_batches_tracked == update + 1
+        seen.append(evaluate(model, episodes(seed=1), range(2), 2).nll.mean())
+        assert modes(model) == before
+    assert len({*seen}) == 6
+    model.eval()
+    evaluate(model, episodes(), [0], 2)
+    assert not any(modes(model))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: [*evaluate_memories(model, memories(1, 3), range(1), 2)],
+        lambda model: classify(model, one_episode(2, 1), 2),
+        lambda model: own_entry_probability(model, one_episode(2, 1)),
+        lambda model: next(evaluate_memories(model, memories(1, 3), range(2), 2)),
+    ],
+)
+def test_every_evaluation_restores_the_mode(call: Callable[[nn.Module], object]) -> None:
+    model = build()
+    before = modes(model.train())
+    found = call(model)
+    assert found is not None
+    assert modes(model) == before
+    nn.init.constant_(model.posterior.head.bias, torch.nan)
+    nn.init.constant_(model.addressing.embed_query.head.bias, torch.nan)
+    with pytest.raises(NonFiniteBound):
+        call(model)
+    assert modes(model) == before
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("factor", "values"), [(255, "from 0 to 255"), (1.5, "from 0 to 1.5"), (math.nan, "from nan to nan")]
+)
+def test_pixels_that_are_no_ink_are_named(name: str, factor: float, values: str) -> None:
+    images = image_set()
+    model, spec = build(name), EpisodeSpec(classes=3, targets_per_class=2, shots=2)
+    wrong = SimpleNamespace(images=images.images.float() * factor, offsets=images.offsets)
+    with pytest.raises(InputError, match=f"the images have pixels {values}, must be from 0 .paper. to 1 .ink.: divide"):
+        Episodes(wrong, spec, 0)
+
+    def own(step: int) -> Episode:
+        episode = episodes()(step)
+        return replace(episode, x=episode.x * factor)
+
+    with pytest.raises(InputError, match=f"the targets have pixels {values}, must"):
+        evaluate(model, own, range(1), 2)
+    with pytest.raises(InputError, match=f"the targets have pixels {values}, must"):
+        next(fit(model, own, iwae, torch.optim.SGD(model.parameters()), 2, range(1)))
 
 
 # --- one target under many memories

@@ -34,6 +34,13 @@ def test_a_write_that_takes_a_part_is_finished(path: Path, monkeypatch: pytest.M
     assert path.read_bytes() == bytes(range(256)) * 10
 
 
+def test_windows_is_asked_to_open_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "name", "nt")
+        patch.delattr(files.os, "open")
+        files.sync_folder(tmp_path)
+
+
 def test_what_a_killed_process_left_is_removed_once_it_is_old(path: Path) -> None:
     write_atomic(path, b"old")
     names = f"{path.name}.01234567", f"{path.name}.89abcdef", "another.01234567"

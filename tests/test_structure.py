@@ -125,6 +125,14 @@ def unpickles(node: ast.AST) -> bool:
     return False
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_what_windows_lacks_is_imported_where_it_is_used(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    names = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module}
+    assert not names & {"fcntl", "grp", "pwd", "resource", "termios"}
+
+
 def test_nothing_is_pickled() -> None:
     files = [*MODULES.values(), *sorted((ROOT / "tests").rglob("*.py")), *sorted(ROOT.glob("*.py"))]
     lines = [

@@ -145,6 +145,7 @@ def test_only_takes_the_runs_of_these_names() -> None:
     (shared,) = [job for job in plan if "samples" in job.experiments]
     assert run.chosen(cells, ()) == cells
     assert run.chosen(cells, (shared.name, shared.name)) == list(shared.cells)
+    assert run.chosen(cells, (f"vma-{shared.train.train_id}",)) == list(shared.cells)
     with pytest.raises(InputError, match="--only 'vma-0' is no run of these experiments: --dry-run, without --only"):
         run.chosen(cells, (shared.name, "vma-0"))
 
@@ -265,6 +266,24 @@ def test_what_has_its_rows_is_skipped(undisturbed: Path, capsys: pytest.CaptureF
     assert "2 runs, 2 of them done already" in said
     assert "2/2" in said
     assert said.splitlines()[-1].endswith(f"python -m reports --results {undisturbed}")
+
+
+def test_the_same_command_goes_on_with_another_number_of_threads(
+    empty_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ("--out", tmp_path / "out")
+    assert command("one", *out, "--updates", UPDATES // 2) == 0
+    assert "rounding" not in capsys.readouterr().out
+    assert command("one", *out, "--threads", 2, "--dry-run") == 0
+    assert capsys.readouterr().out.count(f"{UPDATES // 2}/{UPDATES}") == 2
+    assert command("one", *out, "--threads", 2) == 0
+    said = capsys.readouterr().out
+    assert said.count("begun in float32 on 1 CPU threads, it goes on in float32 on 2 CPU threads: rounding") == 2
+    found = read(tmp_path / "out", "one")
+    assert {(row["updates"], row["threads"]) for row in found} == {(UPDATES // 2, 1), (UPDATES, 2)}
+    assert len({row["train_id"] for row in found}) == 2  # of the two models, as they began
+    assert command("one", *out, "--threads", 2) == 0
+    assert "2 runs, 2 of them done already" in capsys.readouterr().out
 
 
 def test_an_evaluation_of_two_experiments_has_the_same_numbers_in_both(tmp_path: Path) -> None:
@@ -422,7 +441,7 @@ def test_without_dask_one_line_says_how_to_install_it(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert command("one", "--executor", "dask") == 2
-    assert "pip install 'vma[cluster]'" in capsys.readouterr().err
+    assert "pip install 'distributed>=2025.1'" in capsys.readouterr().err
 
 
 def only(*names: str) -> Callable[..., Any]:

@@ -1,7 +1,9 @@
 """What each task computes of a trained model, and the arrays that it leaves for the figures."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from benchmarks.spec import Cell, EvalSpec, TrainSpec, identity
 from benchmarks.training import Trained
 from vma.data import load
 from vma.data.episodes import EpisodeSpec
+from vma.errors import InputError
 from vma.evaluation import address_divergences
 from vma.model import Z_GRADIENTS
 from vma.objectives import Terms
@@ -27,6 +30,13 @@ SPEC = TrainSpec(dataset="strokes", image_size=8, network="tiny", threads=1)
 
 def trained(spec: TrainSpec = SPEC) -> Trained:
     return Trained(build_model(spec, DATA, CPU), spec, 0, 0.0, identity(spec), ())
+
+
+def test_a_system_that_does_not_tell_its_memory_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    with pytest.raises(InputError, match="wallclock measures memory as Linux and macOS tell it: leave it out"):
+        tasks.peak_bytes(CPU)
 
 
 def run(cell: Cell) -> tasks.Result:

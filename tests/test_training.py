@@ -296,6 +296,40 @@ def test_a_restart_forgets() -> None:
     assert [line["update"] for line in metrics()] == [2, 4]
 
 
+@pytest.mark.parametrize("named_by_an_earlier_version", [False, True])
+def test_a_run_goes_on_with_other_threads_and_precision_and_says_so(
+    named_by_an_earlier_version: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = train_spec()
+    other = replace(one, threads=2, dtype="bfloat16")
+    folder = run_folder(one, CPU)
+    assert run_folder(other, CPU) == folder
+    begun = train(updates=3)
+    assert begun.train_id == one.train_id
+    assert not capsys.readouterr().err.count("rounding")
+    if named_by_an_earlier_version:
+        folder.rename(folder.with_name(folder.name.replace(one.run_id, other.train_id)))
+    try:
+        gone_on = training.train(other, DATA, CPU, updates=5)
+    finally:
+        torch.set_num_threads(1)
+    assert (gone_on.updates, gone_on.train_id, gone_on.trained_as) == (5, one.train_id, begun.trained_as)
+    assert "begun in float32 on 1 CPU threads, it goes on in bfloat16 on 2 CPU threads" in capsys.readouterr().err
+    assert training.state_before(other, CPU) == (begun.trained_as, 5, gone_on.seconds)
+    again = training.train(replace(other, threads=1), DATA, CPU, updates=2, restart=True)  # which is a run of its own
+    assert again.trained_as["dtype"] == "bfloat16"
+
+
+def test_a_run_that_begins_says_where_another_device_has_its_state(capsys: pytest.CaptureFixture[str]) -> None:
+    train(updates=2)
+    folder = run_folder(train_spec(), CPU)
+    folder.rename(folder.with_name(f"{folder.name}-cuda"))
+    assert train(updates=1).updates == 1
+    assert (
+        f"{folder}-cuda has a state of this run, made on cuda: --device cuda goes on from it" in capsys.readouterr().err
+    )
+
+
 def annealed_spec() -> TrainSpec:
     return replace(train_spec(), recipe="annealed", decay_from=6, decay_updates=10)
 

@@ -1,5 +1,6 @@
 """Checkpoints: one verified safetensors file a state, replaced so that a crash never costs the last good one."""
 
+import copy
 import hashlib
 import json
 import logging
@@ -100,8 +101,19 @@ def pack_training(model: Module, optimizer: torch.optim.Optimizer, generator: to
     """All tensors that a training run goes on from: "model.<name>", "optimizer.<index>.<moment>", "rng".
 
     The tensors are the live ones, not copies. Hyperparameters are left out: the spec rebuilds them.
+
+    Raises:
+        CheckpointError: if the optimizer keeps something else than tensors of its parameters (LBFGS, SparseAdam), which
+            no checkpoint can hold.
     """
     state = optimizer.state_dict()["state"]
+    for index, entry in state.items():
+        for key, value in entry.items():
+            if not isinstance(value, Tensor):
+                raise CheckpointError(
+                    f"the state of {type(optimizer).__name__} cannot be saved: {key!r} of parameter {index} is a "
+                    f"{type(value).__name__} and no tensor; train with another optimizer"
+                )
     return {
         **{f"model.{name}": tensor for name, tensor in model.state_dict().items()},
         **{f"optimizer.{index}.{key}": tensor for index, entry in state.items() for key, tensor in entry.items()},
@@ -113,9 +125,10 @@ def pack_training(model: Module, optimizer: torch.optim.Optimizer, generator: to
 def unpack_training(
     tensors: Mapping[str, Tensor], model: Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
 ) -> None:
-    """Put what `pack_training` gave into a fresh model, Adam, AdamW (without amsgrad) or Muon, and generator.
+    """Put what `pack_training` gave into a fresh model, optimizer and generator.
 
-    Everything is checked before anything is changed.
+    Everything is checked before anything is changed, the state of the optimizer against what it has by itself after a
+    step.
 
     Raises:
         CheckpointError: a name missing or unknown, another shape or dtype, another number of parameters, a value that
@@ -126,15 +139,10 @@ def unpack_training(
     wanted = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     wanted |= {"optimizer.params": count, "rng": generator.get_state()}
     # A parameter that no gradient has reached yet has no state.
-    moments = {
-        index: names
-        for index in range(len(params))
-        for names in (("exp_avg", "exp_avg_sq"), ("momentum_buffer",))
-        if f"optimizer.{index}.{names[0]}" in tensors
-    }
-    stepped = [index for index, names in moments.items() if len(names) > 1]
-    wanted |= {f"optimizer.{index}.step": torch.zeros(()) for index in stepped}
-    wanted |= {f"optimizer.{index}.{name}": params[index] for index, names in moments.items() for name in names}
+    begun = {name.rpartition(".")[0] for name in tensors if name.startswith("optimizer.")} - {"optimizer"}
+    stepped = _stepped(optimizer) if begun else {}
+    state = {index: entry for index, entry in stepped.items() if f"optimizer.{index}" in begun}
+    wanted |= {f"optimizer.{index}.{key}": tensor for index, entry in state.items() for key, tensor in entry.items()}
     _check_fit("the checkpoint", tensors, wanted)
     if not torch.equal(tensors["optimizer.params"], count):
         raise CheckpointError(
@@ -146,14 +154,11 @@ def unpack_training(
         torch.Generator(generator.device).set_state(tensors["rng"].clone())
     except RuntimeError as error:
         raise CheckpointError(f"the checkpoint's rng is no state of a generator ({error}); {RESTORE}") from None
-    # Copies: the optimizer would adopt the tensors, and then change the checkpoint in place. Moments lie in memory like
-    # their parameter: a fused optimizer walks through all of them by their place there, whatever their strides say.
-    state = {
-        index: {key: torch.empty_like(params[index]).copy_(tensors[f"optimizer.{index}.{key}"]) for key in names}
-        for index, names in moments.items()
-    }
-    for index in stepped:
-        state[index]["step"] = tensors[f"optimizer.{index}.step"].clone()
+    # Into the optimizer's own tensors: it would adopt the checkpoint's and change them in place, and a fused one walks
+    # through moments and parameter by their place in memory, whatever their strides say.
+    for index, entry in state.items():
+        for key, tensor in entry.items():
+            tensor.copy_(tensors[f"optimizer.{index}.{key}"])
     generator.set_state(tensors["rng"].clone())
     model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -203,6 +208,26 @@ def _previous(path: Path) -> Path:
 
 def _params(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [param for group in optimizer.param_groups for param in group["params"]]
+
+
+@torch.no_grad()
+def _stepped(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """The state that the optimizer has by itself after a step, by index of the parameter: what it keeps, in its shapes,
+    types and layouts. The step is undone: parameters, gradients and state are as before.
+    """
+    params = _params(optimizer)
+    kept = [(param.clone(), param.grad) for param in params]
+    before = copy.deepcopy(optimizer.state_dict())
+    try:
+        for param in params:
+            param.grad = torch.zeros_like(param)
+        optimizer.step()
+        return optimizer.state_dict()["state"]
+    finally:
+        for param, (value, grad) in zip(params, kept, strict=True):
+            param.copy_(value)
+            param.grad = grad
+        optimizer.load_state_dict(before)
 
 
 def _digest(tensors: Mapping[str, Tensor], meta_text: str) -> str:

@@ -5,6 +5,10 @@ it.
 import math
 import reprlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # importing torch takes seconds
+    from torch import Tensor
 
 
 class InputError(ValueError):
@@ -39,6 +43,20 @@ def check_number(name: str, value: object, most: float, *, zero: bool = False) -
     if not (0 < number <= most or (zero and number == 0)):
         least = "0 or more" if zero else "above 0"
         raise InputError(f"{name} is {reprlib.repr(value)}, must be {least}, a number up to {most:g}")
+
+
+def check_pixels(name: str, images: "Tensor") -> None:
+    """Refuse images that are no probabilities of ink, from 0 (paper) to 1 (ink): their bound would mean nothing.
+
+    Raises:
+        InputError: naming them and the values that they have.
+    """
+    low, high = (value.item() for value in images.aminmax()) if images.numel() else (0, 1)
+    if not (low >= 0 and high <= 1):  # NaN too
+        raise InputError(
+            f"{name} have pixels from {low:g} to {high:g}, must be from 0 (paper) to 1 (ink): "
+            "divide 0 to 255 by 255, or binarise them"
+        )
 
 
 def check_name(name: str, value: object, allowed: Sequence[str], none: str | None = None) -> None:

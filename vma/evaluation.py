@@ -4,6 +4,7 @@ target.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -63,7 +64,19 @@ def clustered_stderr(values: np.ndarray, clusters: np.ndarray) -> float:
     return float(np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(values))
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards each part of the model has the mode that it had before."""
+    modes = {part: part.training for part in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
 def evaluate(
     model: Model,
     episodes: Callable[[int], Episode],
@@ -77,9 +90,10 @@ def evaluate(
 ) -> Scores:
     """The bound with K = `num_samples` and its parts for every target of the episodes `steps`.
 
-    Memory is encoded once an episode, and what depends on an entry or on a target and an entry alone is computed once
-    for all K samples; at most `chunk` images go through a network at a time. The random draws of an episode depend on
-    `seed` and its step alone, not on which other episodes are evaluated.
+    The model is in evaluation mode meanwhile, and in its own one afterwards. Memory is encoded once an episode, and
+    what depends on an entry or on a target and an entry alone is computed once for all K samples; at most `chunk`
+    images go through a network at a time. The random draws of an episode depend on `seed` and its step alone, not on
+    which other episodes are evaluated.
 
     Args:
         encode: gives what the model keeps of an episode's memory where that is known already; by default its
@@ -88,17 +102,18 @@ def evaluate(
     Raises:
         InputError: for a model that lacks a part of `vma.protocol.Model`.
         NonFiniteBound: naming the episode, if a bound is not finite.
+        InputError: by our models, for targets with pixels outside 0 to 1.
     """
     check_model(model)
-    model.eval()
     if encode is None:
 
         def encode(episode: Episode) -> Any:
             return model.encode_memory(episode.memory)
 
     parts: list[Scores] = []
-    for step in steps:
-        parts += _episode_scores(model, episodes(step), encode, num_samples, seed, step, chunk, dtype)
+    with evaluating(model):
+        for step in steps:
+            parts += _episode_scores(model, episodes(step), encode, num_samples, seed, step, chunk, dtype)
     return join(parts)
 
 
@@ -147,7 +162,6 @@ def evaluate_memories(
     """
     if not isinstance(model, EmbeddingModel):
         raise InputError(f"{type(model).__name__} does not embed entries one by one: use evaluate")
-    model.eval()
     embeddings = _Embeddings(model, chunk)
     for step in steps:
         cells = [draw(step) for draw in episodes]
@@ -155,7 +169,8 @@ def evaluate_memories(
         if len(x) != 1 or any(cell.memory is None or not torch.equal(cell.x_index, x_index) for cell in cells):
             raise ValueError(f"step {step}: evaluate_memories needs the same single target under every memory")
         generator = torch.Generator(x.device).manual_seed(seed * 1_000_003 + step)
-        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
+        # step by step: between two steps the model is the caller's
+        with evaluating(model), torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
             where = f"evaluation episode {step}, seed {seed}"
             scores = _memories_scores(model, embeddings, cells, num_samples, generator, chunk, where)
         yield scores
@@ -180,7 +195,6 @@ class _Embeddings:
         return torch.cat(self.e_a)[order[torch.searchsorted(self.index, index, sorter=order)]]
 
 
-@torch.no_grad()
 def _memories_scores(
     model: EmbeddingModel,
     embeddings: _Embeddings,
@@ -280,7 +294,6 @@ class Classification:
         return self.classes[log_p.argmax(1)] == x_class
 
 
-@torch.no_grad()
 def classify(
     model: Model,
     episode: Episode,
@@ -303,7 +316,6 @@ def classify(
     """
     if not has_address(model):
         raise InputError(f"{type(model).__name__} has no address to tell classes by: give a model that has")
-    model.eval()
     memory_class = episode.memory_class
     if memory_class is None:
         raise ValueError("classification needs a memory with classes")
@@ -329,7 +341,7 @@ def _by_address(
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B M"] | None]:
     """log q(a|x), and log p(a) p(x|m_a) by `num_samples` draws of z for each entry; None without samples."""
-    with torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
+    with evaluating(model), torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
         encoded = model.encode_memory(episode.memory)
         log_q, log_p = model.address(episode.x, encoded)
         if num_samples == 0:
@@ -344,7 +356,6 @@ def _by_address(
     return log_q, torch.cat(log_weights)
 
 
-@torch.no_grad()
 def address_divergences(
     model: AddressModel,
     episode: Episode,
@@ -361,7 +372,6 @@ def address_divergences(
         ValueError: if the episode has no memory, or without samples.
         NonFiniteBound: if a divergence is not finite.
     """
-    model.eval()
     if episode.memory is None:
         raise ValueError("divergences of addresses need a memory")
     log_q, log_weights = _by_address(model, episode, num_samples, generator, chunk, dtype)
@@ -374,7 +384,6 @@ def address_divergences(
     return inclusive, exclusive
 
 
-@torch.no_grad()
 def own_entry_probability(model: Model, episode: Episode, dtype: torch.dtype = torch.float32) -> Float[Tensor, " B"]:
     """q(a|x) of the entries that are the very target, summed, by a model with an address: 1 where it recalls (section
     4.1).
@@ -386,10 +395,9 @@ def own_entry_probability(model: Model, episode: Episode, dtype: torch.dtype = t
     """
     if not has_address(model):
         raise InputError(f"{type(model).__name__} has no address to recall by: give a model that has")
-    model.eval()
     if episode.memory_index is None:
         raise ValueError("recall needs a memory")
-    with torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
+    with evaluating(model), torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
         encoded = model.encode_memory(episode.memory)
         log_q, _ = model.address(episode.x, encoded)
     if not log_q.isfinite().all():

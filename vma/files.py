@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+BINARY = getattr(os, "O_BINARY", 0)  # without it Windows writes other line ends
 ABANDONED_SECONDS = (
     3600.0  # after which a temporary file is one that a killed process left: none is written for so long
 )
@@ -24,7 +25,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     # Hidden, and of another name each time: two writers at once do not meet.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
         try:
             write_all(descriptor, data)
             os.fsync(descriptor)
@@ -56,7 +57,9 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make sure that what was renamed, made or removed in a folder stays so."""
+    """Make sure that what was renamed, made or removed in a folder stays so; Windows opens no folders."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -74,7 +77,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     descriptor = None
     try:
         # O_NONBLOCK: to open a pipe that nobody writes to would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | BINARY)
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
             raise OSError(errno.EINVAL, "is no regular file")

@@ -23,6 +23,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vma.errors import check_pixels
+
 Levels = list[Tensor]  # one activation tensor per pyramid layer, each (N, ...)
 Condition = list[Tensor]  # the vector of m and the additions to each decoder layer, each (N, ...)
 
@@ -492,7 +494,13 @@ def log_normal_at(noise: Float[Tensor, "*N Z"], log_std: Float[Tensor, "*N Z"]) 
 
 
 def log_bernoulli(x: Float[Tensor, "B C H W"], logits: Float[Tensor, "K B C H W"]) -> Float[Tensor, "K B"]:
-    """log p(x | logits), summed over pixels in at least float32, in nats."""
+    """log p(x | logits), summed over pixels in at least float32, in nats.
+
+    Raises:
+        InputError: for x outside 0 to 1; not on CUDA devices, which are asked for no value (`Episodes` has looked).
+    """
+    if not x.is_cuda:
+        check_pixels("the targets", x)
     logits = at_least_float32(logits)
     return (
         -F.binary_cross_entropy_with_logits(logits, x.to(logits.dtype).expand_as(logits), reduction="none")

@@ -1,4 +1,4 @@
-"""A user's folder of PNGs: ragged and nested ones, what counts as ink, and refusals that name the file."""
+"""A user's folder of images: layouts and splits, what counts as ink, what is said, and refusals that name the file."""
 
 import errno
 import os
@@ -39,7 +39,6 @@ def _load(folder: Path, size: int = 28) -> DataSet:
 def test_ragged_folder(tmp_path: Path, nested: bool) -> None:
     _fill(tmp_path, nested)
     (tmp_path / "class00").mkdir(exist_ok=True)
-    (tmp_path / "class00" / "notes.txt").write_text("not looked at")
     (tmp_path / ".thumbnails").mkdir()
     (tmp_path / ".thumbnails" / "0.png").write_text("not looked at")
     made = _load(tmp_path)
@@ -90,18 +89,19 @@ def test_thin_strokes_survive_resizing(tmp_path: Path, shape: tuple[int, int]) -
 
 
 def _huge(width: int, height: int) -> bytes:
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(100))))
+    framed = [struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
 @pytest.mark.parametrize(
     ("content", "cause"),
     [
-        (lambda raw: raw[:60], "cannot be used as a PNG image"),
-        (lambda raw: raw[:45] + b"\xff" * 20 + raw[65:], "cannot be used as a PNG image"),
-        (lambda raw: raw[:24], "cannot be used as a PNG image"),
-        (lambda raw: b"", "not a PNG"),
-        (lambda raw: b"GIF89a" + raw, "not a PNG"),
+        (lambda raw: raw[:60], "cannot be used as an image"),
+        (lambda raw: raw[:45] + b"\xff" * 20 + raw[65:], "cannot be used as an image"),
+        (lambda raw: raw[:24], "cannot be used as an image"),
+        (lambda raw: b"", "no image that can be read"),
+        (lambda raw: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image that can be read"),
         (lambda raw: _huge(5_000, 5_000), "5000x5000 pixels, not between 1x1 and 4096x4096"),
         (lambda raw: _huge(1, 2**24), "1x16777216 pixels, not between 1x1 and 4096x4096"),
         (lambda raw: bytes(40 * 2**20), "is larger than"),
@@ -171,7 +171,7 @@ def test_names_that_no_folder_has(name: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_fewest_classes(tmp_path: Path) -> None:
     _fill(tmp_path, classes=2)
-    with pytest.raises(InputError, match="2 classes with PNG images, at least 3"):
+    with pytest.raises(InputError, match="2 classes with images, at least 3"):
         _load(tmp_path)
     _fill(tmp_path, classes=3)
     made = _load(tmp_path)
@@ -183,3 +183,128 @@ def test_mixed_layouts_are_refused(tmp_path: Path) -> None:
     _fill(tmp_path, nested=True)
     with pytest.raises(InputError, match="both as"):
         _load(tmp_path)
+
+
+FORMATS = {"PNG": ".png", "JPEG": ".JPG", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp", "PPM": ".pgm"}
+
+
+def test_all_that_pillow_reads_is_taken_and_what_is_not_is_counted(tmp_path: Path) -> None:
+    """One class is of JPEG alone: without it the split would move."""
+    ink = np.kron(_ink(3, 7), np.ones((4, 4), bool))  # in blocks, which JPEG keeps
+    for c in range(5):
+        for form, ending in ({"JPEG": ".jpeg"} if c == 0 else FORMATS).items():
+            _save(tmp_path / f"{c}" / "0.png", ink)
+            Image.open(tmp_path / f"{c}" / "0.png").save(tmp_path / f"{c}" / f"x{ending}", form)
+            (tmp_path / f"{c}" / "0.png").unlink()
+    for name in ("0/a.svg", "1/b.svg", "1/labels.csv", "README", "1/.hidden", "0/deep/er/x.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    _save(tmp_path / "cover.png", ink)
+    with pytest.warns(UserWarning, match="images are taken") as said:
+        made = _load(tmp_path)
+    assert [str(one.message) for one in said] == [
+        f"{tmp_path}: 29 images are taken; passed over are 1 .csv, 2 .svg, 1 .txt, 1 without an ending, "
+        "1 image outside of the folders of classes"
+    ]
+    assert made.test.class_names == ("0",)
+    for part in (made.train, made.validation, made.test):
+        assert (part.images[:, 0] == torch.from_numpy(ink)).all()
+
+
+def _light(folder: Path, classes: int = 10) -> None:
+    for c in range(classes):
+        _save(folder / f"{c}" / "0.png", ~_ink(c))  # white ink on black
+
+
+def test_light_ink_is_said_and_taken_when_asked_for(tmp_path: Path) -> None:
+    _light(tmp_path)
+    pixels = np.full((28, 28, 4), 255, np.uint8)  # white, and opaque only where there is ink
+    pixels[..., 3] = np.where(_ink(0), 255, 0)
+    Image.fromarray(pixels).save(tmp_path / "0" / "0.png")
+    with (
+        pytest.warns(UserWarning, match=r"blank"),
+        pytest.warns(UserWarning, match=r"8\d% of the pixels are ink, which is what is dark: .*folder:PATH,ink=light"),
+    ):
+        _load(tmp_path)
+    light = load(f"folder:{tmp_path},ink=light", image_size=28)
+    assert light.name == f"folder:{tmp_path},ink=light"
+    for c, image in zip((0, 5), light.test.images[:, 0], strict=True):
+        assert torch.equal(image, torch.from_numpy(_ink(c)).byte())
+
+
+def test_a_threshold_takes_pale_strokes(tmp_path: Path) -> None:
+    for c in range(4):
+        pale = np.where(_ink(c), 190, 255).astype(np.uint8)  # a quarter of the way from paper to black
+        (tmp_path / f"{c}").mkdir()
+        Image.fromarray(pale).save(tmp_path / f"{c}" / "0.png")
+    (tmp_path / "1" / "full.png").write_bytes((tmp_path / "1" / "0.png").read_bytes())
+    _save(tmp_path / "1" / "full.png", np.ones((28, 28), bool))
+    with pytest.warns(UserWarning, match=r"of 5 images 4 are blank and 1 all ink; --dataset folder:PATH,threshold="):
+        _load(tmp_path)
+    made = load(f"folder:{tmp_path},threshold=0.2", image_size=28)
+    assert torch.equal(made.test.images[0, 0], torch.from_numpy(_ink(0)).byte())
+    turned = load(f"folder:{tmp_path},threshold=.2,ink=dark", image_size=28)
+    assert turned.sha256 == made.sha256
+
+
+@pytest.mark.parametrize("option", ["ink=white", "threshold=1", "threshold=0.0", "threshold=half", "ink="])
+def test_what_ink_cannot_be_is_refused(tmp_path: Path, option: str) -> None:
+    with pytest.raises(InputError, match=f"{option.partition('=')[0]} is '.*', must be"):
+        load(f"folder:{tmp_path},{option}", image_size=28)
+
+
+def test_a_comma_in_a_path_is_no_option(tmp_path: Path) -> None:
+    _fill(tmp_path / "a,b=c,ink", classes=3)
+    assert load(f"folder:{tmp_path}/a,b=c,ink,ink=dark", image_size=28).train.num_classes == 1
+
+
+@pytest.mark.parametrize(
+    "folders", [("train", "val", "test"), ("Training", None, "TESTING"), ("images_background", "dev", "evaluation")]
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_folders_that_are_splits_are_taken_so(tmp_path: Path, folders: tuple[str | None, ...], nested: bool) -> None:
+    ranges = {folders[0]: range(25), folders[1]: range(30, 32), folders[2]: range(40, 43)}
+    for folder, classes in ranges.items():
+        for c in classes if folder else ():
+            _save(tmp_path / str(folder) / ("alphabet" if nested else "") / f"class{c}" / "0.png", _ink(c))
+    made = _load(tmp_path)
+    names = [sorted(f"{'alphabet/' if nested else ''}class{c}" for c in classes) for classes in ranges.values()]
+    if folders[1] is None:
+        names[0], names[1] = [n for i, n in enumerate(names[0]) if i % 20], names[0][::20]
+    assert [part.class_names for part in (made.train, made.validation, made.test)] == [*map(tuple, names)]
+
+
+def test_splits_of_the_same_classes_hold_out_images_and_say_so(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for c in range(4):
+            for d in range(10):
+                _save(tmp_path / split / f"{c}" / f"{d}.png", _ink(100 * c + d + 1000 * (split == "test")))
+    with pytest.warns(UserWarning, match="4 classes are in training and in test: the test is of new drawings of known"):
+        made = _load(tmp_path)
+    assert made.train.class_names == made.validation.class_names == made.test.class_names == tuple("0123")
+    assert [len(part.images) for part in (made.train, made.validation, made.test)] == [38, 2, 40]
+
+
+@pytest.mark.parametrize(
+    ("folders", "cause"),
+    [
+        (("train", "other", "test"), "other beside its folders test, train; leave train, test and"),
+        (("train", "val"), "no test in its folders train, val"),
+        (("test",), "no train in its folders test"),
+        (("train", "val", "Validation", "test"), "two for validation in its folders Validation, test, train, val"),
+    ],
+)
+def test_splits_that_are_not_whole_are_refused(tmp_path: Path, folders: tuple[str, ...], cause: str) -> None:
+    for folder in folders:
+        _fill(tmp_path / folder, classes=3)
+    with pytest.raises(InputError, match=cause):
+        _load(tmp_path)
+
+
+def test_alphabets_and_classes_may_be_called_like_a_split(tmp_path: Path) -> None:
+    for folder in ("test", "greek", "latin"):
+        _fill(tmp_path / "alphabets" / folder, classes=2)
+    assert _load(tmp_path / "alphabets").test.class_names == ("greek/class00", "test/class01")
+    for label in ("train", "test", "car"):
+        _save(tmp_path / "classes" / label / "0.png", _ink(0))
+    assert _load(tmp_path / "classes").test.class_names == ("car",)

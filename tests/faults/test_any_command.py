@@ -107,7 +107,7 @@ SHARED = {
     "--fallback": ("strokes",),
     "--out": ("out", "new/out", "out é", "o\nut", "\udcff"),
 }
-TRAINING = SHARED | {"--updates": ("1", "2"), "--seed": ("0", "2147483647")}
+TRAINING = SHARED | {"--updates": ("1", "2"), "--seed": ("0", "2147483647"), "--train-classes": ("1", "2")}
 COMMANDS = {
     "table1": Command(
         table1,
@@ -268,7 +268,9 @@ def complaint(command: Command, argv: Sequence[str]) -> str | None:
         if contents(folder) != before:
             return f"left {contents(folder).keys() - before.keys()} behind"
     said = err.getvalue()
-    first, *more = [line for line in said.split("\n") if line and not line.startswith("\r")] or [""]  # without bars
+    first, *more = [line for line in said.split("\n") if line and not line.startswith(("\r", "warning: "))] or [
+        ""
+    ]  # without bars
     if not first.startswith("error: ") or not first.isprintable() or len(first) > 1100:
         return f"said {said[:2000]!r}"
     if any(not line.startswith("  ") for line in more) or (more and "nowhere to be had" not in first):

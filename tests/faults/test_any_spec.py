@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from reliability import amount
 
 from benchmarks import build, spec, tasks
+from benchmarks.fill import possible
 from benchmarks.measure import spec_at
 from benchmarks.spec import Cell, EvalSpec, TrainSpec, eval_spec, train_spec
 from benchmarks.training import train
@@ -182,7 +183,7 @@ def made(values: Fields) -> Cell:
 def ran(cell: Cell) -> None:
     """Train for two updates and evaluate."""
     data = data_set(cell.train.image_size)
-    tasks.check([cell], data)
+    possible([cell], data)
     if cell.eval.task == "wallclock":
         results = [result for _, result in tasks.time_updates([cell], data, CPU, lambda done, total: None)]
     else:

@@ -143,6 +143,8 @@ HOSTILE: dict[str, Spoil] = {
     "commits as a number": meta(commits=5),
     "commits of numbers": meta(commits=[5]),
     "spec as text": meta(spec="vma"),
+    "spec of no number of threads": meta(spec={k: v for k, v in identity(SPEC).items() if k != "threads"}),
+    "spec of threads as text": meta(spec=identity(SPEC) | {"threads": "1"}),
     "spec of another seed": meta(spec=identity(replace(SPEC, seed=1))),
     "spec of another model": meta(spec=identity(replace(SPEC, model="vae", num_samples=1))),
     "spec with a path": meta(spec=identity(replace(SPEC, dataset="folder:../../../etc"))),

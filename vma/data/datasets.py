@@ -1,6 +1,5 @@
 """The data sets by name: what each is made of, how it is split, and `load`, which finds, verifies and caches it."""
 
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -183,7 +182,7 @@ DATASETS: tuple[str, ...] = (*_RECIPES, "strokes")
 
 
 def load(name: str, *, data: Path | None = None, image_size: int | None = None, progress: bool = True) -> DataSet:
-    """The data set `name`, one of DATASETS or "folder:PATH" (class/*.png or alphabet/class/*.png).
+    """The data set `name`, one of DATASETS or "folder:PATH" (class/IMAGE or alphabet/class/IMAGE; see `read_folder`).
 
     Files are taken from `data` (else VMA_DATA), the user's cache, shared/data beside the checkout, or a public home.
 
@@ -209,7 +208,7 @@ def load(name: str, *, data: Path | None = None, image_size: int | None = None, 
             raise InputError(
                 f"{printable(name)}: a folder has no size of its own; give image_size (26 is that of the paper)"
             )
-        return read_folder(Path(os.path.expanduser(name.removeprefix("folder:"))), image_size, name)
+        return read_folder(name, image_size)
     if name not in _RECIPES:
         raise InputError(f"{name!r}: no such data set; use one of {', '.join(DATASETS)}, or folder:PATH")
     recipe = _RECIPES[name]

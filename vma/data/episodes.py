@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vma.errors import InputError, check_name, check_whole
+from vma.errors import InputError, check_name, check_pixels, check_whole
 
 PROTOCOLS = ("per_class", "gmn", "sequence", "recall", "none")
 SHIFTS = ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))  # corners of an image in one with an edge of a pixel; none first
@@ -17,7 +17,9 @@ MOST_IN_SEQUENCES = 2**12  # objects, each of which sees or does not see each ot
 
 @runtime_checkable
 class Images(Protocol):
-    """What an episode is drawn from: images (N, 1, H, W) of uint8 and the offsets (C + 1,) of their classes."""
+    """What an episode is drawn from: images (N, 1, H, W), usually of uint8, whose pixels are 0 (paper) to 1 (ink), and
+    the offsets (C + 1,) of their classes.
+    """
 
     @property
     def images(self) -> Tensor: ...
@@ -165,10 +167,11 @@ class Episodes:
         seed: of all episodes.
 
     Raises:
-        InputError: if the set has too few classes, drawings or images for the spec.
+        InputError: if the set has too few classes, drawings or images for the spec, or pixels outside 0 to 1.
     """
 
     def __init__(self, images: Images, spec: EpisodeSpec, seed: int) -> None:
+        check_pixels("the images", images.images)
         self.images, self.spec, self.seed = images.images, spec, seed
         self.offsets = images.offsets
         counts = self.offsets.diff()
