@@ -55,6 +55,8 @@ def run(options: Options) -> None:
     check_option("--num-samples", options.num_samples, 1, MOST_SHOWN)
     check_option("--seed", options.seed, 0, MOST_SEED)
     images = [file for files in options.image for file in files]
+    if not all(options.image):
+        raise InputError("--image is empty, must be one or more PNG files")
     if len(images) > MOST_SHOWN:
         raise InputError(f"--image names {len(images)} drawings, must be {MOST_SHOWN} at most")
     if options.out.suffix.lower() != ".png" or options.out.is_dir():

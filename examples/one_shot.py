@@ -1,7 +1,6 @@
 """One drawing of a character in, twelve samples of that character out (Figure 4A), in seconds.
 
-python examples/one_shot.py                              # the drawing beside this file
-python examples/one_shot.py my.png --out samples.png     # dark ink on white paper, of any size
+The drawing is dark on white, a PNG of any size; without one it is the character in examples/drawing.png.
 """
 
 import argparse
@@ -25,8 +24,10 @@ def main(drawing: Path, out: Path, weights: str, samples: int, seed: int) -> Non
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("drawing", nargs="?", type=Path, default=Path(__file__).with_name("drawing.png"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "drawing", nargs="?", type=Path, metavar="DRAWING.png", default=Path(__file__).with_name("drawing.png")
+    )
     parser.add_argument("--out", type=Path, default=Path("one_shot.png"))
     parser.add_argument("--weights", default="vma-fewshot", help=f"one of {', '.join(vma.pretrained.names())}")
     parser.add_argument("--samples", type=int, default=12)

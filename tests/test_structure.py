@@ -37,6 +37,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vma.protocol": ("vma.errors", "vma.objectives", "vma.networks"),
     "vma.training": ("vma.errors", "vma.objectives", "vma.addressing", "vma.protocol", "vma.data"),
     "vma.evaluation": ("vma.errors", "vma.objectives", "vma.addressing", "vma.protocol", "vma.data", "vma.training"),
+    "vma.pictures": ("vma.errors", "vma.protocol"),
     # a model by its name needs all models, so the baselines too
     "vma.pretrained": (
         *(

@@ -1,18 +1,20 @@
-"""One-shot samples as a picture: each drawing, framed, and beside it what the model makes of it (Figure 4A)."""
+"""Drawings in pictures: each in a frame, and beside it samples of it (Figure 4A) or what it looks up (Figure 3)."""
 
 import io
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from vma.errors import InputError
 from vma.protocol import Model
 
 CELL = 84  # pixels of the picture that an image is to take, at least; it is enlarged by a whole number
+GAP = 7
 FRAME = (200, 60, 30)
+FONT = ImageFont.load_default(size=16)
 
 
 @torch.no_grad()
@@ -61,22 +63,36 @@ def sheet(
     rows, n, _, height, width = samples.shape
     columns = min(columns or n, n)
     lines = -(-n // columns)
-    scale = -(-CELL // max(height, width))
-    gap = CELL // 12
-    step_y, step_x = height * scale + gap, width * scale + gap
-    between = gap if lines > 1 else 0  # so that the lines of one drawing stand closer together
+    scale = _scale(samples)
+    step_y, step_x = height * scale + GAP, width * scale + GAP
+    between = GAP if lines > 1 else 0  # so that the lines of one drawing stand closer together
     block = lines * step_y + between
-    left = 0 if drawings is None else step_x + 2 * gap
-    page = Image.new("RGB", (left + columns * step_x + gap, rows * block - between + gap), "white")
+    left = GAP if drawings is None else step_x + 3 * GAP
+    page = Image.new("RGB", (left + columns * step_x, rows * block - between + GAP), "white")
     for r in range(rows):
-        top = gap + r * block
+        top = GAP + r * block
         for k in range(n):
-            page.paste(_ink(samples[r, k, 0], scale), (left + gap + k % columns * step_x, top + k // columns * step_y))
+            page.paste(_ink(samples[r, k, 0], scale), (left + k % columns * step_x, top + k // columns * step_y))
         if drawings is not None:
             middle = top + (lines - 1) * step_y // 2
             edge = Image.new("RGB", (width * scale + 4, height * scale + 4), FRAME)
-            page.paste(edge, (gap - 2, middle - 2))
-            page.paste(_ink(drawings[r, 0], scale), (gap, middle))
+            page.paste(edge, (GAP - 2, middle - 2))
+            page.paste(_ink(drawings[r, 0], scale), (GAP, middle))
+    return page
+
+
+def lookup(
+    drawing: Float[Tensor, "C H W"], entries: Float[Tensor, "M C H W"], q: Float[Tensor, " M"], most: int = 8
+) -> Image.Image:
+    """A drawing in a frame, and right of it the likeliest entries of memory with their q(a|x) below (Figure 3)."""
+    order = q.argsort(descending=True)[:most]
+    row = sheet(entries[order][None], drawing[None])
+    page = Image.new("RGB", (row.width, row.height + FONT.size + GAP), "white")
+    page.paste(row)
+    step = drawing.shape[-1] * _scale(drawing) + GAP
+    for k, p in enumerate(q[order].tolist()):
+        at = (step + 3 * GAP + (k + 0.5) * step, row.height)
+        ImageDraw.Draw(page).text(at, f"{p:.2f}", fill="black", font=FONT, anchor="mt")
     return page
 
 
@@ -85,6 +101,10 @@ def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _scale(images: Tensor) -> int:
+    return -(-CELL // max(images.shape[-2:]))
 
 
 def _ink(image: Float[Tensor, "H W"], scale: int) -> Image.Image:

@@ -98,6 +98,4 @@ def check_model(model: object) -> None:
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         lacks += [f"the keyword {name} of forward" for name in ("generator", "chunk") if name not in parameters]
     if lacks:
-        raise InputError(
-            f"{type(model).__name__} lacks {', '.join(lacks)}: a model is what vma.protocol.Model describes"
-        )
+        raise InputError(f"{type(model).__name__} lacks {', '.join(lacks)}: give what vma.protocol.Model describes")

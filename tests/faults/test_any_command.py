@@ -30,6 +30,7 @@ from benchmarks import (
     memory_size,
     paths,
     run,
+    samples,
     scaling,
     store,
     table1,
@@ -125,6 +126,13 @@ COMMANDS = {
         | {"--checkpoint": ("{weights}",), "--classes": ("1", "2"), "--shots": ("1", "2"), "--memory-size": ("2",)}
         | {"--num-samples": ("1", "3"), "--targets": ("2",), "--protocol": ("gmn", "per_class")},
         ["--checkpoint", "{weights}", "--targets", "2"],
+    ),
+    "samples": Command(
+        samples,
+        {name: SHARED[name] for name in ("--dataset", "--image-size", "--device", "--fallback")}
+        | {"--checkpoint": ("{weights}",), "--image": ("{root}/few/0/0.png", "{root}/draw\nings/1/2.png")}
+        | {"--rows": ("1", "3"), "--num-samples": ("1", "3"), "--seed": ("0",), "--out": ("out.png", "new/é.png")},
+        ["--checkpoint", "{weights}", "--out", "out.png"],
     ),
     "paths": Command(
         paths,
@@ -297,7 +305,7 @@ def command_lines(command: Command, places: dict[str, Path]) -> st.SearchStrateg
 
     some = st.lists(st.sampled_from(command.flags()).flatmap(pieces), min_size=1, max_size=3)
     stray = st.lists(sampled(ODD), max_size=1) if command.module is run else st.just([])
-    start = [*command.start, *(SHORT if command.module is not reports else [])]
+    start = [*command.start, *(SHORT if "--threads" in command.flags() else [])]
     start = [part.format(**places) for part in start]
     return st.tuples(some, stray).map(lambda them: [*start, *(part for one in them[0] for part in one), *them[1]])
 
