@@ -21,6 +21,7 @@ from torch import nn
 from baselines.soft_attention import SoftEncoded
 from benchmarks.build import (
     DTYPES,
+    SURROGATES,
     build_draw,
     build_model,
     build_objective,
@@ -36,6 +37,7 @@ from vma.errors import InputError
 from vma.evaluation import (
     METRICS,
     Scores,
+    address_divergences,
     classify,
     clustered_stderr,
     evaluate,
@@ -43,8 +45,10 @@ from vma.evaluation import (
     join,
     own_entry_probability,
 )
+from vma.model import Z_GRADIENTS
 from vma.objectives import Terms
-from vma.training import WARM_UP, fit
+from vma.protocol import Model, has_address
+from vma.training import WARM_UP, Update, fit
 
 SAMPLES_EACH = 4  # samples beside a reconstruction, in the lookups
 LEARNED_ROWS, LEARNED_COLUMNS = 12, 12  # entries that are shown, and samples of each
@@ -222,7 +226,7 @@ def _told(items: Sequence[Item], progress: Progress) -> Iterator[Item]:
 
 
 def _scores(
-    model: nn.Module,
+    model: Model,
     evaluation: EvalSpec,
     data: DataSet,
     device: torch.device,
@@ -401,6 +405,95 @@ def _classification(
     return [metric], {rule: values.astype(np.float32)}
 
 
+def _divergences(
+    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """KL(p(a|x) || q(a|x)) and the other way round, over all entries, with `num_samples` draws of z for each."""
+    assert has_address(trained.model)  # as its cell says
+    episodes, generator = draw(data, evaluation, device), _generator(evaluation, device)
+    values, classes = [], []
+    for step in _told(evaluation.steps, progress):
+        episode = episodes(step)
+        found = address_divergences(
+            trained.model, episode, evaluation.num_samples, generator=generator, dtype=DTYPES[evaluation.dtype]
+        )
+        values.append(torch.stack(found).cpu().numpy())
+        classes.append(episode.x_class.cpu().numpy())
+    arrays = dict(zip(("kl_p_q", "kl_q_p"), np.concatenate(values, 1), strict=True))
+    x_class = np.concatenate(classes)
+    metrics = [_metric(name, float(v.mean()), clustered_stderr(v, x_class), len(v)) for name, v in arrays.items()]
+    return metrics, {name: v.astype(np.float32) for name, v in arrays.items()} | {"x_class": x_class}
+
+
+def _gradient_noise(
+    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Signal to noise, |E g|^2 / E|g - E g|^2, of an update's gradient at these weights, over `num_samples` draws of
+    addresses and noise for the same targets: that of h^q, the parameters of q(a|x) alone, by every estimator
+    (`snr_a`), and that of q(z|m, x) by every gradient of z (`snr_z`), which `rule` names.
+
+    Weights that NVIL has trained are measured by NVIL alone, whose baseline is a part of them.
+    """
+    spec = trained.spec
+    own: dict[str, tuple[TrainSpec, str]] = {}
+    if spec.estimator == "nvil":
+        own["snr_a nvil"] = (spec, "addressing.embed_query.")
+    else:
+        plain = replace(spec, estimator=None, z_gradient=None)
+        for name in SURROGATES:
+            own[f"snr_a {name or 'vimco'}"] = (replace(plain, estimator=name), "addressing.embed_query.")
+        for name in Z_GRADIENTS:
+            other = None if name == Z_GRADIENTS[0] else name
+            own[f"snr_z {name}"] = (replace(plain, z_gradient=other), "posterior.")
+    metrics = []
+    for key, (changed, start) in _told([*own.items()], progress):
+        value = _signal_to_noise(trained.model, changed, start, evaluation, data, device)
+        metric, rule = key.split()
+        metrics.append(_metric(metric, value, None, evaluation.num_samples) | {"rule": rule})
+    return metrics, {}
+
+
+def _signal_to_noise(
+    weights: Model, spec: TrainSpec, start: str, evaluation: EvalSpec, data: DataSet, device: torch.device
+) -> float:
+    """Of the gradient of the parameters whose names begin so: its signal over its noise, both summed over the episodes.
+
+    Raises:
+        InputError: if there is no noise.
+    """
+    model: Any = build_model(spec, data, device)
+    model.load_state_dict(weights.state_dict())
+    objective = build_objective(spec, model)
+    update = Update(
+        model,
+        draw(data, evaluation, device),
+        objective,
+        build_optimizer(spec, model),  # which makes no step
+        spec.num_samples,
+        _generator(evaluation, device),
+        DTYPES[evaluation.dtype],
+        clip=None,
+        episodes_per_update=1,
+        draw=build_draw(spec),
+    )
+    parameters = [p for name, p in model.named_parameters() if name.startswith(start)]
+    signal = noise = 0.0
+    n = evaluation.num_samples
+    for step in evaluation.steps:
+        total, squares = [torch.zeros_like(p, dtype=torch.float64) for p in parameters], 0.0
+        for _ in range(n):
+            found = torch.autograd.grad(objective(update.terms(step)).mean(), parameters)
+            for sum_, gradient in zip(total, found, strict=True):
+                sum_ += gradient
+                squares += float(gradient.double().square().sum())
+        mean = sum(float(sum_.square().sum()) for sum_ in total) / n**2
+        variance = (squares / n - mean) * n / (n - 1)
+        signal, noise = signal + mean - variance / n, noise + variance
+    if noise == 0:
+        raise InputError("the gradient of q(a|x) has no noise: give an episode whose memory has two entries or more")
+    return signal / noise
+
+
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """The 95 % bootstrap interval of a mean over independent values (percentile; seeded)."""
     if len(values) < 2 or values.min() == values.max():
@@ -436,6 +529,8 @@ TASKS: dict[str | None, Callable[..., tuple[list[dict[str, Any]], dict[str, np.n
     "classification": _classification,
     "classification-likelihood": _classification,
     "classification-shifted": _classification,
+    "address-divergences": _divergences,
+    "gradient-noise": _gradient_noise,
 }
 
 
@@ -563,7 +658,8 @@ def _give_back_freed_memory() -> None:
 
 
 def _untrained(spec: TrainSpec) -> Trained:
-    return Trained(nn.Identity(), spec, 0, 0.0, identity(spec), ())
+    model: Any = nn.Identity()  # of which nothing is asked
+    return Trained(model, spec, 0, 0.0, identity(spec), ())
 
 
 def _timing(cell: Cell, seconds: np.ndarray, peak: int) -> Result:

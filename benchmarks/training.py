@@ -15,10 +15,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
+from baselines import GenerativeMatchingNetwork
+from benchmarks import watch
 from benchmarks.build import (
     DTYPES,
     build_draw,
@@ -35,8 +37,10 @@ from vma import checkpoint
 from vma.data import DataSet, cache_dir
 from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
-from vma.evaluation import evaluate
+from vma.evaluation import Scores, evaluate
 from vma.objectives import Terms, iwae
+from vma.pretrained import weights_file
+from vma.protocol import Model
 from vma.training import CHECK_EVERY, NonFiniteBound, fit
 
 LOG_EVERY = 100  # updates a line of metrics.jsonl, and one for what is left at the end
@@ -56,7 +60,7 @@ class Stopped(SystemExit):
 class Trained:
     """A trained model and what a row says of its training."""
 
-    model: nn.Module
+    model: Model
     spec: TrainSpec
     updates: int
     seconds: float
@@ -73,7 +77,7 @@ class Trained:
 
 
 def run_folder(spec: TrainSpec, device: torch.device) -> Path:
-    """Where the state of a run is kept: checkpoint.safetensors, metrics.jsonl and spec.json.
+    """Where the state of a run is kept: checkpoint.safetensors, metrics.jsonl, spec.json, and pictures of it.
 
     Devices have random streams of their own, so a run on another one is another run.
     """
@@ -99,8 +103,8 @@ def train(
     The run goes on from its checkpoint unless `restart`. An interrupted and resumed run makes the very updates of an
     uninterrupted one. Where another process trains this run, `wait` waits for its end and goes on from there. A run
     with a trunk (`TrainSpec.trunk`) begins where the trunk ends, which is trained first as far as it has to be; if the
-    trunk has gone further, or with `restart`, it makes all updates itself. `progress` is told the number of updates
-    after each.
+    trunk has gone further, or with `restart`, it makes all updates itself. A run with a start (`TrainSpec.start`) makes
+    its first update on those weights. `progress` is told the number of updates after each.
 
     Raises:
         InputError: if the run is being trained by another process and not to `wait`, or its checkpoint cannot be used.
@@ -160,6 +164,8 @@ def _train(
             )
         done, spent = meta["update"], meta["seconds"]
         commits = tuple(meta.get("commits", ["unknown"]))
+    elif spec.start is not None:
+        begin(spec, model, data, device)
     write_text(folder / "spec.json", json.dumps(identity(spec), indent=1) + "\n")
     log = folder / "metrics.jsonl"
     before_now = log if source is None else source.with_name(log.name)
@@ -230,10 +236,14 @@ def _train(
                 if done % VALIDATE_EVERY == 0:
                     scores = evaluate(model, validation, VALIDATION_EPISODES, spec.num_samples, dtype=dtype)
                     line["validation_bound"] = -scores.summary("nll", by_class=True)[0]
+                    if isinstance(model, GenerativeMatchingNetwork):
+                        line |= matching(model, validation(0), scores)
                     model.train()
                 # with a graph it may have broken since the last look: the next one says so, and JSON has no word for it
                 if math.isfinite(bound):
                     append_lines(log, [line])
+                    if done % watch.EVERY == 0:
+                        watch.draw(folder, spec, model, validation, dtype)
                 bar.set_postfix({k: f"{v:.2f}" for k, v in line.items() if k not in ("update", "seconds")})
             # with a graph, other updates may follow one whose bound broke: what would be saved is not known to be good
             if time.monotonic() - saved > SAVE_SECONDS and not (graph and done % CHECK_EVERY):
@@ -248,6 +258,39 @@ def _train(
         print(f"stopped after {done:,} updates, which are saved; {how}", file=sys.stderr)
         raise Stopped(128 + caught[0])
     return Trained(model, spec, done, spent, identity(spec), commits)
+
+
+def matching(model: GenerativeMatchingNetwork, episode: Episode, scores: Scores) -> dict[str, float]:
+    """Whether GMN's matching has begun: strength and entropy of its attention on an episode, see its `attention`; and
+    of sequences' scores `gain`, by how many nats the NLL of their last objects is below that of their first.
+    """
+    found = model.attention(episode.x, model.encode_memory(episode.memory), **episode.seen())
+    if episode.visible is not None:
+        first = ~episode.visible.any(1).cpu().numpy()
+        nll = scores.nll.reshape(-1, len(first))
+        found["gain"] = float(nll[:, first].mean() - nll[:, np.roll(first, -1)].mean())
+    return found
+
+
+def begin(spec: TrainSpec, model: Model, data: DataSet, device: torch.device) -> None:
+    """Load the weights that a run begins from. What they are not of, an estimator's own baseline, stays as it is.
+
+    Raises:
+        InputError: if there are none of that name.
+        CheckpointError: if they have other updates, are damaged, or of other networks.
+    """
+    name, _, updates = (spec.start or "").rpartition("-")
+
+    def check(state: checkpoint.Checkpoint) -> None:
+        check_meta(state.meta)
+        if state.meta["update"] != int(updates):
+            raise checkpoint.CheckpointError(
+                f"start is {spec.start}, and it has {state.meta['update']:,} updates: name those"
+            )
+
+    plain: Any = build_model(replace(spec, estimator=None), data, device)
+    checkpoint.load_weights(weights_file(name), plain, accept=check)
+    model.load_state_dict(model.state_dict() | plain.state_dict())
 
 
 def _has_state(path: Path) -> bool:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from reports import frames
+from reports import estimators, frames, gmn
 from reports.drawing import (
     COLOURS,
     DASHES,
@@ -602,6 +602,10 @@ def figure_table1(results: Results) -> Figure | None:
     return figure
 
 
+_figure("gmn", "Table 1 with GMN", gmn.CAPTION, "table1")(gmn.draw)
+_figure("gmn-matching", "GMN's matching over training", gmn.MATCHING_CAPTION, "table1")(gmn.draw_matching)
+
+
 @_figure(
     "ablations",
     "Ablations",
@@ -677,6 +681,18 @@ def figure_classification(results: Results) -> Figure | None:
     axis.grid(False, axis="x")
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.13), ncols=5, columnspacing=1.0)
     return figure
+
+
+@_figure(
+    "estimators",
+    "Estimators of the gradient",
+    "Table 1's VMA trained by each estimator of the gradient of q(a|x), and by each gradient of z; validation classes. "
+    "Dashed: VIMCO. Bars: standard errors, of NLL over pairs of the same targets. At the right: an update's signal to "
+    "noise in the parameters of q(a|x) alone, all at the same weights.",
+    "estimators",
+)
+def figure_estimators(results: Results) -> Figure | None:
+    return estimators.figure(results)
 
 
 @_figure(

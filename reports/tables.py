@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports import frames, timing
+from reports import estimators, frames, gmn, timing
 from reports.results import SAMPLED, Results, select, stand_ins
 from reports.results import paper_numbers as paper_numbers
 from reports.statistics import clustered_stderr
@@ -342,6 +342,7 @@ TABLES = {
             "classes C and examples in total in memory",
             **_table1("gmn", "gmn"),
         ),
+        TableSpec("gmn", gmn.TABLE, ("table1",), gmn.frame, gmn.grid),
         TableSpec(
             "recall",
             f"Train to recall (Figure 2A). {_NLL}; an optimal lookup has NLL and KL_a of log |M|",
@@ -424,6 +425,14 @@ TABLES = {
             num_samples_grid,
         ),
         TableSpec(
+            "estimators",
+            "Estimators of the gradient. Validation classes, Table 1's VMA; SNR: an update's signal to noise at "
+            "VIMCO's or the shipped weights; differences are paired on the same targets",
+            ("estimators",),
+            estimators.frame,
+            estimators.grid,
+        ),
+        TableSpec(
             "wallclock",
             "Time of an update against the size of memory, medians and quartiles over rounds",
             ("wallclock",),
@@ -467,6 +476,8 @@ def title(results: Results, name: str, frame: pd.DataFrame) -> str:
         parts.insert(0, "SMOKE RUN, NOT RESULTS")
     elif stand_ins(rows):
         parts.insert(0, f"NOT THE PAPER'S DATA ({', '.join(stand_ins(rows))})")
+    if name == "estimators" and not results.smoke:
+        parts.append(estimators.conclusions(frame).removesuffix("."))
     if name.startswith("table1"):
         for model, part in frame.groupby("model", sort=False):
             made = _made_by(part)

@@ -8,10 +8,20 @@ import pandas as pd
 import pytest
 
 from benchmarks import store, tasks
-from benchmarks.experiments import EXPERIMENTS, Experiment, recall_training, smoke, table1_training
-from benchmarks.spec import Cell, eval_spec, identity, train_spec
+from benchmarks.experiments import (
+    EXPERIMENTS,
+    Experiment,
+    estimator_trainings,
+    recall_training,
+    smoke,
+    table1_training,
+)
+from benchmarks.measure import weights_path
+from benchmarks.spec import ESTIMATORS, Cell, eval_spec, identity, train_spec
+from vma import checkpoint
 from vma.data import load
 from vma.data.episodes import Episodes
+from vma.model import Z_GRADIENTS
 
 QUOTED = ("table1.gmn", "learned-omniglot.iwae", "learned-omniglot.rbm")  # other people's models
 STROKES = load("strokes", image_size=12)
@@ -95,6 +105,18 @@ def test_ablations_change_one_thing_each() -> None:
     for variant, train in trainings.items():
         changed = {k for k in identity(train) | control if identity(train).get(k) != control.get(k)}
         assert len(changed) == 1, variant
+
+
+def test_estimators_change_what_their_name_says_and_begin_from_shipped_weights() -> None:
+    trainings = estimator_trainings()
+    for way in ("started", "scratch"):
+        control = identity(trainings[f"{way}-vimco"])
+        for name in (*ESTIMATORS, *Z_GRADIENTS[1:]):
+            changed = identity(trainings[f"{way}-{name}"]).items() ^ control.items()
+            assert dict(changed) in ({"estimator": name}, {"z_gradient": name})
+    starts = {train.start for name, train in trainings.items() if name.startswith("started-")}
+    path = weights_path(table1_training()["vma"])
+    assert starts == {f"{path.stem.rpartition('-')[2]}-{checkpoint.load(path).meta['update']}"}
 
 
 def test_groups_hold_what_shares_targets() -> None:

@@ -6,14 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Categorical, kl_divergence
 
 from benchmarks import tasks
-from benchmarks.build import build_model
+from benchmarks.build import SURROGATES, build_model
 from benchmarks.experiments import EXPERIMENTS, smoke
 from benchmarks.spec import Cell, EvalSpec, TrainSpec, identity
 from benchmarks.training import Trained
 from vma.data import load
 from vma.data.episodes import EpisodeSpec
+from vma.evaluation import address_divergences
+from vma.model import Z_GRADIENTS
+from vma.objectives import Terms
+from vma.training import Update
 
 CPU = torch.device("cpu")
 DATA = load("strokes", image_size=8)
@@ -140,6 +145,57 @@ def test_classification_counts_each_episode_by_both_rules() -> None:
     assert shifted.metrics[0]["rule"] == "shifted"
     assert shifted.arrays["shifted"].shape == (5,)
     assert set(np.unique(likelihood.arrays["likelihood"])) <= {0, 1}
+
+
+def test_divergences_of_addresses_are_those_of_enumeration() -> None:
+    """Against one entry after the other; they are zero where q(a|x) is p(a|x)."""
+    evaluation = EvalSpec(EpisodeSpec(classes=3, shots=2), 5, targets=12, task="address-divergences", threads=1)
+    result = run(Cell(SPEC, evaluation))
+    for name in ("kl_p_q", "kl_q_p"):
+        assert result.arrays[name].shape == (12,)
+        assert (result.arrays[name] >= 0).all()
+        assert value(result, name) == pytest.approx(result.arrays[name].mean(), rel=1e-5)
+    model, episode = trained().model, tasks.draw(DATA, evaluation, CPU)(0)
+    inclusive, exclusive = address_divergences(model, episode, 5, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
+        log_q, log_p = model.address(episode.x, encoded)  # type: ignore[operator]
+        a = torch.arange(6).repeat_interleave(5)[:, None].expand(-1, 12)
+        terms = model(episode.x, encoded, 30, addresses=a, generator=torch.Generator().manual_seed(0))
+        log_px = (terms.log_px + terms.log_rz).view(6, 5, 12).logsumexp(1).mT
+    p, q = Categorical(logits=(log_p + log_px).double()), Categorical(logits=log_q.double())
+    assert torch.allclose(inclusive, kl_divergence(p, q), rtol=1e-4)
+    assert torch.allclose(exclusive, kl_divergence(q, p), rtol=1e-4)
+
+
+@pytest.mark.parametrize("estimator", [None, "nvil", "gumbel"])
+def test_the_noise_of_gradients_is_measured_for_every_estimator(estimator: str | None) -> None:
+    episode = EpisodeSpec(classes=3, targets_per_class=2, shots=2)
+    spec = replace(SPEC, episode=episode, estimator=estimator)
+    result = run(Cell(spec, EvalSpec(episode, 3, targets=12, task="gradient-noise", threads=1)))
+    found = {(m["metric"], m["rule"]) for m in result.metrics}
+    names = {("snr_a", "nvil")}
+    if estimator != "nvil":
+        names = {("snr_a", name or "vimco") for name in SURROGATES} | {("snr_z", name) for name in Z_GRADIENTS}
+    assert found == names
+    assert all(np.isfinite(m["value"]) for m in result.metrics)
+
+
+def test_signal_and_noise_are_those_of_a_gradient_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of mean 2 and standard deviation 1/2 in each of its parameters: 16."""
+    evaluation = EvalSpec(EpisodeSpec(classes=3, shots=2), 400, targets=24, task="gradient-noise", threads=1)
+    generator = torch.Generator().manual_seed(0)
+    model = trained().model
+
+    def known(update: Update, number: int) -> Terms:
+        x = sum((p * (2 + torch.randn(p.shape, generator=generator) / 2)).sum() for p in update.model.parameters())
+        assert isinstance(x, torch.Tensor)
+        return Terms(*[x.expand(1, 1)] * 4, kl_a=x[None])
+
+    monkeypatch.setattr(Update, "terms", known)
+    monkeypatch.setattr(tasks, "build_objective", lambda spec, model: lambda terms: terms.kl_a)
+    found = tasks._signal_to_noise(model, SPEC, "posterior.head.", evaluation, DATA, CPU)
+    assert found == pytest.approx(16, rel=0.05)
 
 
 def test_the_interval_of_a_mean_covers_it_and_is_a_point_for_equal_values() -> None:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from baselines import PlainVAE, SoftAttentionVAE
 from benchmarks import build, training
-from benchmarks.spec import TrainSpec
+from benchmarks.measure import ship
+from benchmarks.spec import ESTIMATORS, TrainSpec
 from benchmarks.training import Stopped, Trained, run_folder
-from vma import MLPSizes, Terms, VariationalMemoryAddressing, iwae, vimco
+from vma import MLPSizes, Terms, VariationalMemoryAddressing, checkpoint, iwae, pretrained, vimco
 from vma.data import DataSet, ImageSet
 from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
@@ -326,6 +327,91 @@ def test_a_run_with_a_trunk_begins_where_that_ends(trunk_updates: int, tmp_path:
     assert trunk.updates == max(6, trunk_updates)
     assert not equal(trunk, annealed)
     assert equal(annealed, training.train(spec, DATA, CPU, updates=10, restart=True))
+
+
+@pytest.mark.parametrize("estimator", [None, "nvil"])
+def test_a_run_may_begin_from_shipped_weights(
+    estimator: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a new optimizer and generator; resumed it does what it does undisturbed."""
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
+    shipped = train(updates=3)
+    path = ship(shipped, DATA, tmp_path)
+    spec = replace(train_spec(), start=f"{path.stem}-3", estimator=estimator)
+    model = build.build_model(spec, DATA, CPU)
+    fresh = {name: value.clone() for name, value in model.state_dict().items()}
+    training.begin(spec, model, DATA, CPU)
+    for name, value in model.state_dict().items():
+        kept = name.startswith("baseline.")
+        assert torch.equal(value, fresh[name] if kept else shipped.model.state_dict()[name].half().float()), name
+    straight = training.train(spec, DATA, CPU, updates=4)
+    assert straight.updates == 4
+    training.train(spec, DATA, CPU, updates=2, restart=True)
+    path.unlink()  # it is no longer asked for
+    assert equal(straight, training.train(spec, DATA, CPU, updates=4))
+    with pytest.raises(InputError, match="is no name of trained weights"):
+        training.train(spec, DATA, CPU, updates=4, restart=True)
+
+
+def test_weights_that_a_run_cannot_begin_from_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
+    shipped = train(updates=3)
+    name = ship(shipped, DATA, tmp_path).stem
+    begun = replace(train_spec(), start=f"{name}-3")
+    with pytest.raises(checkpoint.CheckpointError, match=r"start is .*-2, and it has 3 updates"):
+        training.train(replace(begun, start=f"{name}-2"), DATA, CPU, updates=1)
+    with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
+        training.train(replace(begun, prior="flat"), DATA, CPU, updates=1)
+    for start in ("", "vma", "vma-table1-0", "../vma-table1-60000"):
+        with pytest.raises(InputError, match=r"start is '.*', must be the name and the updates"):
+            replace(train_spec(), start=start)
+
+
+def test_nvils_state_goes_on_with_the_run() -> None:
+    spec = replace(train_spec(), estimator="nvil")
+    straight = training.train(spec, DATA, CPU, updates=4, restart=True)
+    training.train(spec, DATA, CPU, updates=2, restart=True)
+    resumed = training.train(spec, DATA, CPU, updates=4)
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    assert float(straight.model.baseline.started) == 1
+
+
+@pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name != "geometric"])
+def test_every_estimator_trains(estimator: str) -> None:
+    """It changes q(a|x), and yields the bound of its own draws."""
+    spec = replace(train_spec(), estimator=estimator, num_samples=2)
+    model = build.build_model(spec, DATA, CPU)
+    before = [p.detach().clone() for p in model.addressing.parameters()]
+    trained = training.train(spec, DATA, CPU, updates=2)
+    changed = [not torch.equal(p, b) for p, b in zip(trained.model.addressing.parameters(), before, strict=True)]
+    assert all(changed)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"estimator": "rloo", "num_samples": 1}, "num_samples is 1, must be 2 or more for vma: rloo needs two"),
+        (
+            {"estimator": "set-wake", "num_samples": 7},
+            "num_samples of a set of entries is 7, must be 2 or more",
+        ),
+        ({"estimator": "gumbel", "path": "reference"}, "path is reference with estimator gumbel"),
+        ({"estimator": "gumbel", "z_gradient": "stl"}, "z_gradient is stl with estimator gumbel"),
+        ({"estimator": "all-wake", "gradient_entries": 2}, "gradient_entries is given with estimator all-wake"),
+        ({"z_gradient": "dreg", "path": "reference"}, "z_gradient is dreg: the reference path has iwae alone"),
+        ({"z_gradient": "single", "estimator": "set-score"}, "z_gradient is single with estimator set-score"),
+        ({"z_gradient": "iwae"}, "z_gradient is 'iwae', must be one of stl, dreg, single, or None for iwae"),
+        (
+            {"estimator": "all-wake", "episode": replace(SPEC, fewest_shots=1)},
+            "fewest_shots is given with estimator all-wake",
+        ),
+    ],
+)
+def test_estimators_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        replace(train_spec(), **fields)
+    assert str(caught.value).startswith(message)
 
 
 def test_the_updates_of_a_trunk_count_as_made_before() -> None:

@@ -17,6 +17,7 @@ SPECS = {
     "per_class": EpisodeSpec(classes=4, targets_per_class=2, shots=3),
     "per_class, one target class": EpisodeSpec(classes=5, targets_per_class=3, shots=2, target_classes=1),
     "gmn": EpisodeSpec("gmn", classes=2, targets_per_class=5, shots=19, target_classes=1),
+    "sequence": EpisodeSpec("sequence", classes=2, shots=6, sequences=4),
     "recall": EpisodeSpec("recall", classes=4, targets_per_class=4, memory_size=30),
     "none": EpisodeSpec("none", classes=4, targets_per_class=4),
 }
@@ -91,7 +92,8 @@ def test_what_an_episode_says_of_its_images_is_true(spec: EpisodeSpec) -> None:
         assert len(episode.memory) == spec.num_entries
         assert torch.equal(episode.memory, EVEN.images[episode.memory_index].float())
         assert torch.equal(episode.memory_class, EVEN.labels[episode.memory_index])
-        inside = [index in episode.memory_index.tolist() for index in episode.x_index.tolist()]
+        seen = episode.seen().get("visible", torch.ones(len(episode.x), len(episode.memory), dtype=torch.bool))
+        inside = [index in episode.memory_index[s] for index, s in zip(episode.x_index, seen, strict=True)]
         assert episode.duplicated.tolist() == inside
 
 
@@ -177,6 +179,35 @@ def test_gmn_draws_stay_in_their_class_where_classes_are_ragged() -> None:
         assert (RAGGED.offsets.diff()[episode.memory_class] >= 4).all()
 
 
+def test_a_target_of_a_sequence_sees_what_came_before_it() -> None:
+    episode = Episodes(EVEN, SPECS["sequence"], 0)(3)
+    assert episode.x is episode.memory
+    assert episode.x_index is episode.memory_index
+    for b, row in enumerate(episode.visible.tolist()):
+        assert [j for j, sees in enumerate(row) if sees] == [*range(b - b % 6, b)]
+    rows = torch.tensor([5, 6, 23])
+    assert torch.equal(episode.seen(rows)["visible"], episode.visible[rows])
+
+
+def test_sequences_are_drawn_with_replacement() -> None:
+    """Two classes of ten, each object's class and drawing from theirs: in a sequence of two, the second object is the
+    first with probability (1/2 + 1/2 * 1/10) / 20.
+    """
+    episodes = Episodes(EVEN, EpisodeSpec("sequence", classes=2, shots=2, sequences=1000), 0)
+    drawn = [episodes(step) for step in range(20)]
+    assert chisquare(counts([e.x_class for e in drawn], 10)).pvalue > 1e-3
+    assert chisquare(counts([e.x_index for e in drawn], 200)).pvalue > 1e-3
+    pairs = torch.cat([e.x_class.view(-1, 2) for e in drawn])
+    assert (pairs[:, 0] == pairs[:, 1]).float().mean() == pytest.approx(0.55, abs=0.015)
+    second = torch.cat([e.duplicated.view(-1, 2) for e in drawn])
+    assert not second[:, 0].any()
+    assert second[:, 1].float().mean() == pytest.approx(0.0275, abs=0.005)
+    for step in range(20):
+        ragged = Episodes(RAGGED, EpisodeSpec("sequence", classes=3, shots=40, sequences=5), 0)(step)
+        assert torch.equal(RAGGED.labels[ragged.x_index], ragged.x_class)
+        assert all(len(classes.unique()) <= 3 for classes in ragged.x_class.view(5, 40))
+
+
 def test_recall_has_every_target_in_memory() -> None:
     for step in range(50):
         episode = Episodes(RAGGED, SPECS["recall"], 0)(step)
@@ -260,7 +291,7 @@ def test_parts_of_memory_that_cannot_be_are_refused(spec: EpisodeSpec, size: int
 # --- uniformity
 
 
-@pytest.mark.parametrize("name", [name for name in SPECS if name != "none"])
+@pytest.mark.parametrize("name", [name for name in SPECS if name not in ("none", "sequence")])
 def test_shifted_entries_stand_beside_their_own(name: str) -> None:
     episode = Episodes(EVEN, SPECS[name], 3)(2)
     shifted = shifted_memory(episode)
@@ -305,7 +336,7 @@ def test_choices_are_uniform() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"protocol": "random"}, "protocol is 'random', must be one of per_class, gmn, recall, none"),
+        ({"protocol": "random"}, "protocol is 'random', must be one of per_class, gmn, sequence, recall, none"),
         ({"classes": 0}, "classes is 0, must be 1 or more, a whole number up to 262,144"),
         ({"classes": 2**10, "targets_per_class": 2**10}, "classes x targets_per_class is 1048576, must be 1 or more"),
         ({"classes": 2**10, "shots": 2**10}, "classes x shots is 1048576, must be 1 or more"),
@@ -315,6 +346,9 @@ def test_choices_are_uniform() -> None:
         ({"target_classes": 9}, "target_classes is 9, must be 1 or more, a whole number up to 8"),
         ({"memory_size": 5}, "memory_size is given with protocol recall, and only with it"),
         ({"protocol": "recall"}, "memory_size is given with protocol recall, and only with it"),
+        ({"protocol": "sequence"}, "sequences is given with protocol sequence, and only with it"),
+        ({"sequences": 2}, "sequences is given with protocol sequence, and only with it"),
+        ({"protocol": "sequence", "sequences": 2**11}, "sequences x shots is 8192"),
         ({"protocol": "recall", "memory_size": 0}, "memory_size is 0, must be 1 or more"),
     ],
 )

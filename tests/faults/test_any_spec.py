@@ -34,6 +34,7 @@ Fields = dict[str, Any]
 
 EPISODE = {"protocol": "per_class", "classes": 2, "targets_per_class": 1, "shots": 2}
 RECALL = {"protocol": "recall", "classes": 2, "targets_per_class": 1, "memory_size": 4}
+SEQUENCE = {"protocol": "sequence", "classes": 2, "shots": 3, "sequences": 2}
 NO_MEMORY = {"protocol": "none", "classes": 2, "targets_per_class": 1}
 SMALL = {"dataset": "tiny", "image_size": 8, "network": "tiny-mlp", "num_samples": 2, "threads": 1}
 TRAININGS: tuple[Fields, ...] = (
@@ -47,14 +48,23 @@ TRAININGS: tuple[Fields, ...] = (
     SMALL | {"episode": EPISODE, "model": "soft", "read": "images"},
     SMALL | {"episode": EPISODE, "model": "soft", "read": "features", "gradient_entries": 1},
     SMALL | {"episode": EPISODE, "model": "vae", "num_samples": 1},
+    SMALL | {"episode": SEQUENCE, "model": "gmn", "network": "tiny", "skips": True, "rate_steps": [[1, 1e-4]]},
+    SMALL | {"episode": EPISODE, "model": "gmn", "network": "gmn", "image_size": 12},
 )
 # What is in order for some trainings and contradicts others.
 ORDERLY: dict[str, tuple[Any, ...]] = {
-    "model": ("vma", "soft", "vae"),
+    "model": ("vma", "soft", "vae", "gmn"),
     "read": (None, "images", "features"),
     "image_size": (1, 2, 5, 9),
-    "network": ("tiny", "tiny-mlp", "small"),
-    "episode": (EPISODE, RECALL, NO_MEMORY, EPISODE | {"protocol": "gmn", "shots": 5}, EPISODE | {"target_classes": 1}),
+    "network": ("tiny", "tiny-mlp", "small", "gmn"),
+    "episode": (
+        EPISODE,
+        RECALL,
+        NO_MEMORY,
+        SEQUENCE,
+        EPISODE | {"protocol": "gmn", "shots": 5},
+        EPISODE | {"target_classes": 1},
+    ),
     "num_samples": (1, 2, 5),
     "similarity": ("paper", "inner", "cosine"),
     "prior": ("learned", "flat"),
@@ -64,6 +74,13 @@ ORDERLY: dict[str, tuple[Any, ...]] = {
     "decay_updates": (1, 10),
     "decay_from": (None, 1, 5),
     "clip": (1.0, 1e-30, 1e30),
+    "rate_steps": (None, [], [[1, 1e-3]], [[1, 1e-3], [2, 1e-4]], [[2, 1e-3], [1, 1e-4]]),
+    "beta2": (0.9, 0.99),
+    "hops": (None, 0, 1, 5),
+    "prior_hops": (0, 2),
+    "strength": (None, "clipped"),
+    "skips": (None, True, False),
+    "sequences": (None, 1, 3),
     "learned_entries": (None, 1, 3),
     "memory_shape": (None, [3], [1, 8, 8], [2, 8, 8]),
     "growth": (None, [], [[1, 1]], [[2, 1], [3, 2]], [[3, 1], [2, 2]], [[1, 2], [2, 1]]),
@@ -79,7 +96,7 @@ ORDERLY: dict[str, tuple[Any, ...]] = {
     "task": (None, *(name for name in tasks.TASKS if name), "wallclock"),
     "memory_size": (None, 2, 3),
     "targets": (1, 2, 3),
-    "protocol": ("per_class", "gmn", "recall", "none"),
+    "protocol": ("per_class", "gmn", "sequence", "recall", "none"),
     "classes": (1, 3),
     "targets_per_class": (1, 3),
     "shots": (1, 3),

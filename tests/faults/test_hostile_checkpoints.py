@@ -271,7 +271,7 @@ def test_weights_are_refused_in_one_line_too(
         shutil.copy(states / "8", path)
         ALL[name](path)
         try:
-            measure.trained_at(path, data, CPU)
+            measure.trained_at(path, CPU)
             wrong.append((name, "accepted"))
         except ValueError as error:  # InputError, which is what a command prints
             if "\n" in str(error) or type(error).__name__ not in ("CheckpointError", "InputError"):
