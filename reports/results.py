@@ -252,7 +252,8 @@ def _that_count(rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     for name, part in rows.groupby("experiment", sort=False):
         experiment = str(name)
         if experiment in PAPERS_DATA:
-            declared = part.recipe.str.startswith("smoke") | part.recipe.isin(RECIPES.get(experiment, ("paper",)))
+            real = part.recipe.str.removeprefix("smoke-").replace("smoke", "paper")
+            declared = real.isin(RECIPES.get(experiment, ("paper",)))
             left_out += _left_out(part[~declared], "recipe", "the experiment declares another recipe")
             part = part[declared]
             own = PAPERS_DATA[experiment]
