@@ -32,7 +32,7 @@ NAMES = {
     "soft features": "soft attention (features)",
     "soft images": "soft attention (images)",
     "vae": "plain VAE",
-    "gmn": "GMN, quoted",
+    "gmn": "GMN",
 }
 PAPER: dict[str, Any] = {"color": INK, "marker": "D", "markerfacecolor": "white", "linestyle": "none", "zorder": 5}
 THEORY: dict[str, Any] = {"color": INK, "linestyle": "--", "linewidth": 1.1, "marker": "none"}
@@ -60,6 +60,7 @@ STYLE: Any = {  # its keys are literals to matplotlib's stubs of some versions
 }
 
 DASHES: dict[str, Any] = {"vma": "-", "soft features": "--", "soft images": (0, (1, 1)), "vae": "-."}
+DASHES["gmn"] = (0, (5, 1, 1, 1, 1, 1))
 
 # Data near enough to the paper's for its marks to stand beside ours.
 NEAR = ("mnist_gmn", "omniglot28_resampled")
