@@ -14,7 +14,8 @@ from vma.protocol import Model
 CELL = 84  # pixels of the picture that an image is to take, at least; it is enlarged by a whole number
 GAP = 7
 FRAME = (200, 60, 30)
-FONT = ImageFont.load_default(size=16)
+FONT_SIZE = 16
+FONT = ImageFont.load_default(FONT_SIZE)
 
 
 @torch.no_grad()
@@ -87,7 +88,7 @@ def lookup(
     """A drawing in a frame, and right of it the likeliest entries of memory with their q(a|x) below (Figure 3)."""
     order = q.argsort(descending=True)[:most]
     row = sheet(entries[order][None], drawing[None])
-    page = Image.new("RGB", (row.width, row.height + FONT.size + GAP), "white")
+    page = Image.new("RGB", (row.width, row.height + FONT_SIZE + GAP), "white")
     page.paste(row)
     step = drawing.shape[-1] * _scale(drawing) + GAP
     for k, p in enumerate(q[order].tolist()):
