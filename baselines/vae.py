@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vma.networks import Samples, Sizes, draw_images, log_bernoulli, log_normal, log_normal_at, split_gaussian
+from vma.networks import Family, Samples, draw_images, log_bernoulli, log_normal, log_normal_at, split_gaussian
 from vma.objectives import Terms
 
 
@@ -14,11 +14,11 @@ class PlainVAE(nn.Module):
     """p(x) = int N(z; 0, I) p(x|z) dz with the posterior q(z|x).
 
     Args:
-        sizes: the network family, `ConvSizes` or `MLPSizes`.
+        sizes: the network family, `ConvSizes`, `MLPSizes` or `GMNSizes`.
         pixel_mean: mean of the training pixels, where the decoder's output starts.
     """
 
-    def __init__(self, sizes: Sizes, *, pixel_mean: float = 0.5) -> None:
+    def __init__(self, sizes: Family, *, pixel_mean: float = 0.5) -> None:
         super().__init__()
         self.sizes = sizes
         self.posterior = sizes.encoder(sizes.image, 2 * sizes.latent)

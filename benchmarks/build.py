@@ -1,4 +1,4 @@
-"""From a spec to objects: the only tables that turn names into networks, models, objectives and optimisers."""
+"""From a spec to objects: its model (by `vma.pretrained`), objective and optimiser."""
 
 import math
 from collections.abc import Callable
@@ -8,19 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines import PlainVAE, SoftAttentionVAE
-from baselines.sampled import SampledGradientSoftAttention
-from benchmarks.spec import TrainSpec
-from vma import ConvSizes, MLPSizes, VariationalMemoryAddressing, estimators, iwae, vimco
+from benchmarks.spec import TrainSpec, identity
+from vma import estimators, iwae, pretrained, vimco
 from vma.addressing import Draw
 from vma.data import DataSet
 from vma.errors import InputError
-from vma.gumbel import GumbelAddressing
-from vma.networks import Sizes
 from vma.objectives import Terms
 from vma.optimisers import Muon
-from vma.reference import ReferenceAddressing
-from vma.sampled import SampledGradientAddressing
+from vma.protocol import Model
 
 WIDEST = 512  # shorter side of the largest matrix that Muon takes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -50,62 +45,25 @@ DRAWS: dict[str | None, Draw] = {
 }
 
 
-def sizes(spec: TrainSpec) -> Sizes:
-    """The network family of a spec. `narrow` has 32 maps in each layer, as with a learned memory under regularisation;
-    `small`, the reduced one of Table 1, has no hidden layer in the heads either. The tiny ones are for smoke runs.
-    """
-    image = (1, spec.image_size, spec.image_size)
-    families: dict[str, Sizes] = {
-        "paper": ConvSizes(image=image),
-        "narrow": ConvSizes(image=image, widths=(32,) * 6),
-        "small": ConvSizes(image=image, widths=(32,) * 6, hidden=None),
-        "mlp": MLPSizes(image=image),
-        "tiny": ConvSizes(image=image, widths=(8,) * 6, hidden=None, latent=8, embedding=16),
-        "tiny-mlp": MLPSizes(image=image, widths=(32, 16), latent=4, embedding=16),
-    }
-    return families[spec.network]
+def sizes(spec: TrainSpec) -> Any:
+    """The network family of a spec."""
+    return pretrained.sizes(spec.network, spec.image_size)
 
 
-def build_model(spec: TrainSpec, data: DataSet, device: torch.device) -> nn.Module:
+def build_model(spec: TrainSpec, data: DataSet | None, device: torch.device) -> Model:
     """The model of a spec with its initial weights, which depend on the spec's seed and the training pixels' mean
-    alone.
+    alone; without data, for weights that are loaded, that mean is a half.
 
     Raises:
         InputError: as `pixel_mean`; for tied networks and entries that are no images, or gradients for a sample of the
             entries of a memory that is tied or learned.
     """
-    mean = pixel_mean(data)
+    mean = 0.5 if data is None else pixel_mean(data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        model: nn.Module
-        if spec.model == "vma":
-            make: Callable[..., nn.Module] = VariationalMemoryAddressing
-            if spec.path == "reference":
-                make = ReferenceAddressing
-            elif spec.gradient_entries is not None:
-                make = partial(SampledGradientAddressing, gradient_entries=spec.gradient_entries)
-            elif spec.estimator == "gumbel":
-                make = GumbelAddressing
-            model = make(
-                sizes(spec),
-                memory_shape=spec.memory_shape,
-                learned_entries=spec.learned_entries,
-                similarity=spec.similarity,
-                prior=spec.prior,
-                tied=bool(spec.tied),
-                pixel_mean=mean,
-                z_gradient=spec.z_gradient or "iwae",
-            )
-            if spec.estimator == "nvil":  # after all other weights, which are then those of the other estimators
-                model.baseline = estimators.NVIL(sizes(spec).embedding)
-        elif spec.model == "soft" and spec.gradient_entries is not None:
-            model = SampledGradientSoftAttention(sizes(spec), gradient_entries=spec.gradient_entries, pixel_mean=mean)
-        elif spec.model == "soft":
-            model = SoftAttentionVAE(sizes(spec), read=spec.read or "images", pixel_mean=mean)
-        else:
-            model = PlainVAE(sizes(spec), pixel_mean=mean)
+        model: Any = pretrained.build(identity(spec), sizes(spec), mean)
     plain = spec.path == "reference"
-    return model.to(device, memory_format=torch.contiguous_format if plain else torch.channels_last)  # type: ignore[call-overload]
+    return model.to(device, memory_format=torch.contiguous_format if plain else torch.channels_last)
 
 
 def pixel_mean(data: DataSet) -> float:
@@ -136,7 +94,7 @@ def build_draw(spec: TrainSpec) -> Draw | None:
     return DRAWS.get(spec.estimator)
 
 
-def build_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(spec: TrainSpec, model: Model) -> torch.optim.Optimizer:
     """Adam with the L2 penalty in the loss, so that Adam scales it too (the text does not say which way); or Muon,
     whose decay is decoupled. A learned memory has none: L2 is on "all parameters with the exception of M" (section
     4.2). On CUDA devices a graph can hold it, except on the reference path, which has none.
@@ -149,10 +107,11 @@ def build_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
         return torch.tensor(value, device=device) if held else value
 
     if spec.optimizer == "muon":
-        matrices: list[Tensor] = []
-        others: list[Tensor] = []
-        for name, p in model.named_parameters():
-            vector = p.dim() < 2 or p is memory or name.endswith("prior_query")
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for p in model.parameters():
+            # a single row is a vector: the prior's query point, a pseudo-input
+            vector = p.dim() < 2 or (p.dim() == 2 and len(p) == 1) or p is memory
             # of the path from an entry to the pixels, whose step would take longer than the rest of the update
             wide = not vector and min(p.flatten(1).shape) > WIDEST
             (others if vector or wide else matrices).append(p)
@@ -167,8 +126,9 @@ def build_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p is not memory]}]
     if memory is not None:
         groups.append({"params": [memory], "weight_decay": 0.0})
+    betas = (0.9, spec.beta2 or 0.999)
     return torch.optim.Adam(
-        groups, lr=rate(spec.learning_rate), weight_decay=spec.weight_decay, fused=True, capturable=held
+        groups, lr=rate(spec.learning_rate), betas=betas, weight_decay=spec.weight_decay, fused=True, capturable=held
     )
 
 
@@ -180,16 +140,18 @@ def uses_graph(spec: TrainSpec, device: torch.device) -> bool:
 
 
 def schedule(spec: TrainSpec) -> Callable[[int], float]:
-    """The factor of the rates at each update: linear warm-up, then constant or a cosine that begins at `decay_from` and
+    """The factor of the rates at each update: linear warm-up, then constant, in steps, or a cosine that begins at
+    `decay_from` and
     reaches zero at `decay_updates`.
     """
     start = spec.decay_from or 0
 
     def factor(update: int) -> float:
         warm = min(1.0, (update + 1) / spec.warmup) if spec.warmup else 1.0
-        if spec.decay_updates is None:
-            return warm
-        decayed = (update - start) / (spec.decay_updates - start)
-        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, decayed))))
+        if spec.decay_updates is not None:
+            decayed = (update - start) / (spec.decay_updates - start)
+            return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, decayed))))
+        rates = [rate for since, rate in spec.rate_steps or () if update >= since]
+        return warm * (rates[-1] / spec.learning_rate if rates else 1.0)
 
     return factor

@@ -28,12 +28,12 @@ DEFAULT_MINUTES, FALLBACK_MINUTES = 15.0, 3.0
 MOST_MINUTES = 525_600.0  # a year
 OUT_OF_MEMORY = "the memory is full: give smaller numbers (--num-samples, --shots, --jobs), or use a larger machine"
 
-Options = TypeVar("Options", bound="EvaluationOptions")
+Options = TypeVar("Options", bound="DataOptions")
 
 
 @dataclass(frozen=True)
-class EvaluationOptions:
-    """Options of every command that evaluates."""
+class DataOptions:
+    """Options of every command that looks at data."""
 
     data: Path | None = None
     """Folder that holds the data files; else VMA_DATA, the user's cache, a folder shared/data beside the checkout, the
@@ -47,6 +47,12 @@ class EvaluationOptions:
     """Run on built-in procedural characters if the data can be had from nowhere, and say so."""
     device: str = "auto"
     """auto, cpu or cuda."""
+
+
+@dataclass(frozen=True)
+class EvaluationOptions(DataOptions):
+    """Options of every command that evaluates."""
+
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the networks; auto takes bfloat16 where the hardware computes in it. The bound is always float32 or better."""
     reference: bool = False
@@ -156,7 +162,9 @@ def parse(options: type[Options], prog: str, argv: Sequence[str] | None) -> Opti
     if parsed.dataset == "folder:":
         raise InputError("--dataset is 'folder:', must name a folder after it: folder:PATH")
     check_option("--image-size", parsed.image_size, 8, 256)
-    check_option("--threads", parsed.threads, 1, MOST_THREADS)
+    if isinstance(parsed, EvaluationOptions):
+        command.check_folder("--out", parsed.out)
+        check_option("--threads", parsed.threads, 1, MOST_THREADS)
     if isinstance(parsed, TrainingOptions):
         check_option("--updates", parsed.updates, 1, MOST_UPDATES)
         if parsed.minutes is not None:
@@ -181,7 +189,7 @@ def check_option(option: str, value: int | Sequence[int] | None, least: int, mos
         check_whole(option, one, least, most)
 
 
-def open_data(options: EvaluationOptions, default: str) -> tuple[DataSet, bool]:
+def open_data(options: DataOptions, default: str) -> tuple[DataSet, bool]:
     """The data set of the options, and whether it is the fallback.
 
     Raises:
@@ -226,7 +234,7 @@ def training_minutes(options: CommonOptions, fallback: bool) -> float:
     return options.minutes or (FALLBACK_MINUTES if fallback else DEFAULT_MINUTES)
 
 
-def resolve_device(options: EvaluationOptions) -> torch.device:
+def resolve_device(options: DataOptions) -> torch.device:
     """The device to run on.
 
     Raises:

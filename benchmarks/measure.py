@@ -11,17 +11,20 @@ from tqdm import tqdm
 from benchmarks import store, tasks
 from benchmarks.build import build_model
 from benchmarks.cli import EvaluationOptions
+from benchmarks.experiments import named
 from benchmarks.spec import Cell, TrainSpec, identity, train_spec
 from benchmarks.tasks import Result
-from benchmarks.training import WEIGHTS, Trained, check_meta, train
+from benchmarks.training import Trained, check_meta, run_folder, train
 from vma import checkpoint
 from vma.data import DATASETS, DataSet
 from vma.errors import InputError
+from vma.pretrained import WEIGHTS
 
 
 def weights_path(spec: TrainSpec, folder: Path = WEIGHTS) -> Path:
     """Where the weights of a spec are shipped; threads and precision do not matter."""
-    return folder / f"{spec.model}-{spec.dataset}-{spec.science_id}.safetensors"
+    names = {train.science_id: name for name, train in named().items()}
+    return folder / f"{names.get(spec.science_id, f'{spec.model}-{spec.dataset}-{spec.science_id}')}.safetensors"
 
 
 def shipped(spec: TrainSpec, data: DataSet, device: torch.device) -> Trained | None:
@@ -33,7 +36,7 @@ def shipped(spec: TrainSpec, data: DataSet, device: torch.device) -> Trained | N
     path = weights_path(spec)
     if data.name not in DATASETS or not path.exists():  # the name of a user's folder may be too long for a file's
         return None
-    model = build_model(spec, data, device)
+    model = build_model(spec, None, device)
     meta = checkpoint.load_weights(path, model, accept=lambda state: check_meta(state.meta))
     if meta["data_sha256"] != data.sha256:
         return None
@@ -53,14 +56,14 @@ def spec_at(path: Path) -> TrainSpec:
         raise checkpoint.CheckpointError(f"{path} does not say what was trained ({error}); give another file") from None
 
 
-def trained_at(path: Path, data: DataSet, device: torch.device) -> Trained:
-    """The model in a file of weights or in the state of a run; `data` gives its networks their shapes alone.
+def trained_at(path: Path, device: torch.device) -> Trained:
+    """The model in a file of weights or in the state of a run.
 
     Raises:
         CheckpointError: as `spec_at`.
     """
     spec = spec_at(path)
-    model = build_model(spec, data, device)
+    model = build_model(spec, None, device)
     meta = checkpoint.load_weights(path, model)
     commits = tuple(meta.get("commits", ["unknown"]))
     return Trained(model, spec, meta["update"], meta["seconds"], meta["spec"], commits)
@@ -114,7 +117,9 @@ def obtain(
             print(f"{describe(spec)}: shipped weights, {found.updates:,} updates")
             return found
     limit = f"{updates:,} updates" if updates else f"{seconds / 60:.1f} minutes in all"
-    print(f"{describe(spec)}: no shipped weights used; training for {limit}")
+    print(
+        f"{describe(spec)}: no shipped weights used; training for {limit}, with pictures in {run_folder(spec, device)}"
+    )
     trained = train(spec, data, device, updates=updates, seconds=None if updates else seconds, restart=from_scratch)
     if updates is not None and trained.updates > updates:
         print(f"{describe(spec)}: an earlier start made more updates than {updates:,}; --from-scratch forgets it")

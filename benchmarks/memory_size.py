@@ -24,6 +24,7 @@ from benchmarks.spec import MOST_SAMPLES, Cell, EvalSpec
 from reports import tables
 from vma.data.episodes import MOST, EpisodeSpec
 from vma.errors import InputError
+from vma.pretrained import weights_file
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Options(EvaluationOptions):
     """
 
     checkpoint: Path | None = None
-    """A file of trained weights: one of results/checkpoints, or checkpoint.safetensors of a run. Required."""
+    """Trained weights: a name of those that come with the project, as vma-fewshot; or a file, as a run's
+    checkpoint.safetensors. Required.
+    """
     classes: tuple[int, ...] = (8,)
     """Numbers of classes in memory."""
     shots: tuple[int, ...] = (4,)
@@ -52,7 +55,7 @@ class Options(EvaluationOptions):
 
 def run(options: Options) -> None:
     if options.checkpoint is None:
-        raise InputError("--checkpoint is needed: a file of results/checkpoints, or checkpoint.safetensors of a run")
+        raise InputError("--checkpoint is needed: a name such as vma-fewshot, or a file of weights")
     check_option("--classes", options.classes, 1, MOST)
     check_option("--shots", options.shots, 1, MOST)
     check_option("--memory-size", options.memory_size or None, 1, MOST)
@@ -61,16 +64,17 @@ def run(options: Options) -> None:
     if options.reference:
         raise InputError("memory-size evaluates on the fast path: leave out --reference")
     device = resolve_device(options)
-    spec = spec_at(options.checkpoint)
+    path = weights_file(options.checkpoint)
+    spec = spec_at(path)
     if spec.learned_entries:
-        raise InputError(f"{options.checkpoint} has a learned memory, whose size is part of the model: give another")
+        raise InputError(f"{path} has a learned memory, whose size is part of the model: give another")
     data, _ = open_data(options, spec.dataset)
     if data.image_size != (spec.image_size,) * 2:
         raise InputError(
             f"the images of {data.name} are {data.image_size[0]}x{data.image_size[1]}, the model was trained with "
             f"{spec.image_size}x{spec.image_size}: give another --dataset or --image-size"
         )
-    trained = trained_at(options.checkpoint, data, device)
+    trained = trained_at(path, device)
     spec = replace(spec, dataset=data.name, dtype=resolve_dtype(options, device), threads=resolve_threads(options))
     cells = []
     if spec.model == "vae" and len(options.classes) * len(options.shots) * max(1, len(options.memory_size)) > 1:

@@ -28,6 +28,7 @@ from benchmarks.jobs import Asked, Job, expected, grouped, missing, recorded
 from benchmarks.spec import MOST_SAMPLES, MOST_SEED, Cell, TrainSpec
 from benchmarks.sweep import ExecutorLost, Failure, check_executor, log_path, open_executor, run_jobs
 from benchmarks.training import Stopped, trained_before
+from benchmarks.worker import Here
 from reports import tables
 from vma.data import DataSet, load
 from vma.errors import DataUnavailable, InputError
@@ -56,7 +57,9 @@ class Options(TrainingOptions):
         tyro.conf.arg(metavar="NAME ...", help=f"{'; '.join(map(_described, EXPERIMENTS))}. Or all."),
     ] = ()
     smoke: bool = False
-    """The same experiments on built-in characters with tiny networks, in minutes; their numbers say nothing."""
+    """The same experiments on built-in characters with tiny networks, in a minute, in this process unless --jobs or
+    --executor are given; their numbers say nothing.
+    """
     minutes: float | None = None
     """Train, where there are no weights, for this many minutes in all, in equal parts, --jobs at a time (default: the
     declared numbers of updates).
@@ -106,7 +109,7 @@ def run(options: Options) -> None:
     for note in notes:
         print(f"{note}.")
     since = started if options.again or options.from_scratch else None
-    at_once = options.jobs or default_jobs(device, options.threads or 1)
+    at_once = 1 if in_process(options) else options.jobs or default_jobs(device, options.threads or 1)
     planned_jobs = planned(cells, options, found, device, since, at_once)
     plans = [plan(job, found.of(job.train), device) for job in planned_jobs]
     if options.dry_run:
@@ -357,6 +360,11 @@ def what(job: Job) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def in_process(options: Options) -> bool:
+    """Whether jobs are so short that processes of their own would take most of the time."""
+    return options.smoke and options.jobs is None and options.executor == "local"
+
+
 def sweep(jobs: Sequence[Job], options: Options, at_once: int) -> list[Failure]:
     """Run the jobs under the executor of the options.
 
@@ -366,7 +374,8 @@ def sweep(jobs: Sequence[Job], options: Options, at_once: int) -> list[Failure]:
         Stopped: after a signal, once the jobs have saved their state.
     """
     try:
-        with open_executor(options.executor, at_once) as executor:
+        opened = Here() if in_process(options) else open_executor(options.executor, at_once)
+        with opened as executor:
             return run_jobs(jobs, executor, options.retries, options.out)
     except ExecutorLost as error:
         print(f"error: {error}; states of training and rows are kept: start it again, and then this", file=sys.stderr)

@@ -13,6 +13,7 @@ from itertools import pairwise
 from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
 
+from baselines.gmn_networks import LEAST_SIZE
 from benchmarks.store import spec_id
 from vma.addressing import SIMILARITIES
 from vma.data.episodes import MOST, SHIFTS, EpisodeSpec
@@ -20,10 +21,10 @@ from vma.errors import InputError, check_name, check_number, check_whole
 from vma.estimators import MOST_IN_SET
 from vma.model import Z_GRADIENTS
 
-BY_CLASS = ("per_class", "gmn")  # protocols whose memories are made of classes
-MODELS = ("vma", "soft", "vae")
+BY_CLASS = ("per_class", "gmn", "sequence")  # protocols whose memories are made of classes
+MODELS = ("vma", "soft", "vae", "gmn")
 CONVOLUTIONAL, MLPS = ("paper", "narrow", "small", "tiny"), ("mlp", "tiny-mlp")
-NETWORKS = (*CONVOLUTIONAL, *MLPS)
+NETWORKS = (*CONVOLUTIONAL, "gmn", *MLPS)
 SETS, ENUMERATED = ("set-score", "set-wake"), ("all-score", "all-wake")  # by how they draw addresses
 ESTIMATORS = ("geometric", "ovis0", "ovis1", "rloo", "nvil", "wake", *SETS, *ENUMERATED, "gumbel")
 WITH_ONE_SAMPLE = ("nvil", "gumbel", *ENUMERATED)  # the others need two
@@ -33,12 +34,15 @@ ENUMERATIONS = (*DECODING_RULES, "address-divergences")  # tasks that decode eve
 ADDRESS_TASKS = ("recall", "lookup", "classification", "gradient-noise", *ENUMERATIONS)
 TASKS = (*ADDRESS_TASKS, "learned", "samples", "wallclock")
 
+NEEDLESS = ("vae", "gmn")  # models that can do without a memory
+
 # Far beyond what is of use: a number with some digits too many is refused before it fills the memory or runs for ever.
 MOST_SEED = 2**31 - 1  # what every generator takes
 MOST_THREADS = 1024
 MOST_UPDATES = 10**9
 MOST_SAMPLES = 10**6  # of an evaluation, which decodes them in chunks; and its targets
 MOST_AT_ONCE = 10**4  # samples of a target that are decoded at once, in training and where they are shown
+MOST_HOPS = 100
 MOST_NUMBERS = 2**26  # in a learned memory
 
 # A field's type, and what checks its value by the field's name.
@@ -57,6 +61,16 @@ def _check_sizes(name: str, value: object) -> None:
         check_whole(f"a size of {name}", size, 1, MOST)
 
 
+def _check_rates(name: str, value: object) -> None:
+    if type(value) is not tuple or any(type(step) is not tuple or len(step) != 2 for step in value):
+        raise InputError(f"{name} is {reprlib.repr(value)}, must be pairs of an update and a rate")
+    for update, rate in value:
+        check_whole(f"an update of {name}", update, 1, MOST_UPDATES)
+        check_number(f"a rate of {name}", rate, 1e38)
+    if any(one >= other for (one, _), (other, _) in pairwise(value)):
+        raise InputError(f"{name} is {reprlib.repr(value)}, its updates must ascend")
+
+
 def _check_stages(name: str, value: object) -> None:
     if type(value) is not tuple or any(type(stage) is not tuple or len(stage) != 2 for stage in value):
         raise InputError(f"{name} is {reprlib.repr(value)}, must be pairs of a memory size and an update")
@@ -68,8 +82,8 @@ def _check_stages(name: str, value: object) -> None:
 def _check_start(name: str, value: object) -> None:
     if type(value) is not str or not re.fullmatch(r"[0-9a-f]{12}-[1-9][0-9]{0,8}", value):
         raise InputError(
-            f"{name} is {reprlib.repr(value)}, must be the 12 hex digits and the updates of shipped weights, such as "
-            "1794fc2f129d-60000"
+            f"{name} is {reprlib.repr(value)}, must be the 12 hex digits of their science_id and the updates of "
+            "shipped weights, such as 1794fc2f129d-60000"
         )
 
 
@@ -100,6 +114,8 @@ class TrainSpec:
     warmup: Annotated[int, partial(check_whole, least=0, most=MOST_UPDATES)] = 0
     decay_updates: Updates | None = None  # at which the rate has come down to zero along a cosine
     decay_from: Updates | None = None  # until which it is constant before; None is from the first update on
+    rate_steps: Annotated[tuple[tuple[int, float], ...], _check_rates] | None = None  # (from update on, rate)
+    beta2: Annotated[float, partial(check_number, most=0.9999999)] | None = None  # of Adam; None is 0.999
     kl_warmup: Updates | None = None  # over which the weight of KL_z in the objective rises from 0 to 1
     clip: Positive | None = None
     learned_entries: Entries | None = None  # of a memory that is learned; the model then sees none in its episodes
@@ -115,8 +131,13 @@ class TrainSpec:
     path: Annotated[str, partial(check_name, allowed=("reference",), none="the fast one")] | None = None
     # embed all entries without gradient, those drawn and so many sampled ones with it; None is all with gradient
     gradient_entries: Entries | None = None
-    # shipped weights that it begins from, with a new optimizer: the end of their file's name and their updates
+    # shipped weights that it begins from, with a new optimizer: the science_id of their run, and its updates
     start: Annotated[str, _check_start] | None = None
+    # of gmn; None is what the model has by itself
+    hops: Annotated[int, partial(check_whole, least=0, most=MOST_HOPS)] | None = None
+    prior_hops: Annotated[int, partial(check_whole, least=0, most=MOST_HOPS)] | None = None
+    strength: Annotated[str, partial(check_name, allowed=("clipped",), none="softplus")] | None = None
+    skips: bool | None = None
     seed: Seed = 0
     dtype: Dtype = "float32"
     threads: Threads = 2
@@ -124,6 +145,7 @@ class TrainSpec:
     def __post_init__(self) -> None:
         _check_fields(self)
         self._check_model()
+        self._check_gmn()
         self._check_memory()
         if self.growth:
             _check_growth(self.growth, self.episode)
@@ -132,6 +154,8 @@ class TrainSpec:
                 f"decay_from is {self.decay_from}, decay_updates {self.decay_updates}: must end after it begins"
             )
         self._check_estimator()
+        if self.rate_steps and self.decay_updates is not None:
+            raise InputError("rate_steps are given with decay_updates: the rate comes down by one of them")
         targets = self.episode.num_targets * (self.episodes_per_update or 1)
         check_whole("num_samples x targets of an update", self.num_samples * targets, 1, MOST)
         if self.estimator in ENUMERATED:
@@ -190,10 +214,21 @@ class TrainSpec:
             return self.episode.classes * self.episode.fewest_shots
         return min((size for size, _ in self.growth or ()), default=self._most_entries)
 
+    def _check_gmn(self) -> None:
+        if self.model != "gmn":
+            for name in ("hops", "prior_hops", "strength", "skips"):
+                if getattr(self, name) is not None:
+                    raise InputError(f"{name} is given for {self.model}: it is for gmn, leave it out")
+        if self.network == "gmn":
+            if self.model not in ("gmn", "vae") or self.skips:
+                raise InputError("network gmn has no skip connections: it is for gmn without skips, and for vae")
+            check_whole("image_size of network gmn", self.image_size, LEAST_SIZE, MOST)
+        _check_sequences(self.model, self.episode)
+
     def _check_memory(self) -> None:
         if self.learned_entries is None and self.memory_shape is not None:
             raise InputError("memory_shape is given without learned_entries: entries that episodes bring are images")
-        if self.model != "vae" and (self.episode.protocol == "none") != (self.learned_entries is not None):
+        if self.model not in NEEDLESS and (self.episode.protocol == "none") != (self.learned_entries is not None):
             raise InputError(
                 f"protocol is {self.episode.protocol}, learned_entries is {self.learned_entries}: a learned memory "
                 "goes with protocol none, every other one with a protocol that brings it"
@@ -223,11 +258,21 @@ class TrainSpec:
         return replace(self, recipe=recipe, decay_from=None, decay_updates=None)
 
     @property
+    def takes_memory(self) -> bool:
+        """Whether the model reads the memory of an episode: a plain VAE has none, and a learned one is its own."""
+        return self.model != "vae" and self.learned_entries is None
+
+    @property
     def science_id(self) -> str:
         """The hash of what decides the numbers up to rounding: all but the path, the precision and the number of
         threads.
         """
         return spec_id({k: v for k, v in identity(self).items() if k not in ("dtype", "threads", "path")})
+
+
+def _check_sequences(model: str, episode: EpisodeSpec) -> None:
+    if episode.protocol == "sequence" and model != "gmn":
+        raise InputError(f"protocol is sequence for {model}: it is for gmn, which can do with nothing in memory")
 
 
 def _check_growth(growth: tuple[tuple[int, int], ...], episode: EpisodeSpec) -> None:
@@ -271,6 +316,8 @@ class EvalSpec:
         if self.memory_size is not None:
             if self.episode.protocol == "none":
                 raise InputError("memory_size is given for episodes without memory: leave it out")
+            if self.episode.protocol == "sequence":
+                raise InputError("memory_size is given for sequences, whose memory is what came before: leave it out")
             # under the other protocols an episode tells how many classes its memory has
             classes = self.episode.classes if self.episode.protocol == "per_class" else 1
             check_whole("memory_size", self.memory_size, classes, entries)
@@ -316,7 +363,8 @@ class Cell:
             raise InputError(f"task is {task} for {model}, which has no address: it is for vma")
         if task == "learned" and not learned:
             raise InputError("task is learned for a model without learned_entries: give them, or another task")
-        if model != "vae" and learned != (protocol == "none"):
+        _check_sequences(model, self.eval.episode)
+        if model not in NEEDLESS and learned != (protocol == "none"):
             what = "a learned memory" if learned else f"{model} without a learned memory"
             raise InputError(
                 f"protocol of the evaluation is {protocol} for {what}: a learned memory goes with protocol none, every "

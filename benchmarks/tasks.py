@@ -47,6 +47,7 @@ from vma.evaluation import (
 )
 from vma.model import Z_GRADIENTS
 from vma.objectives import Terms
+from vma.protocol import Model
 from vma.training import WARM_UP, Update, fit
 
 SAMPLES_EACH = 4  # samples beside a reconstruction, in the lookups
@@ -225,7 +226,7 @@ def _told(items: Sequence[Item], progress: Progress) -> Iterator[Item]:
 
 
 def _scores(
-    model: nn.Module,
+    model: Model,
     evaluation: EvalSpec,
     data: DataSet,
     device: torch.device,
@@ -452,14 +453,14 @@ def _gradient_noise(
 
 
 def _signal_to_noise(
-    weights: nn.Module, spec: TrainSpec, start: str, evaluation: EvalSpec, data: DataSet, device: torch.device
+    weights: Model, spec: TrainSpec, start: str, evaluation: EvalSpec, data: DataSet, device: torch.device
 ) -> float:
     """Of the gradient of the parameters whose names begin so: its signal over its noise, both summed over the episodes.
 
     Raises:
         InputError: if there is no noise.
     """
-    model = build_model(spec, data, device)
+    model: Any = build_model(spec, data, device)
     model.load_state_dict(weights.state_dict())
     objective = build_objective(spec, model)
     update = Update(
@@ -656,7 +657,8 @@ def _give_back_freed_memory() -> None:
 
 
 def _untrained(spec: TrainSpec) -> Trained:
-    return Trained(nn.Identity(), spec, 0, 0.0, identity(spec), ())
+    model: Any = nn.Identity()  # of which nothing is asked
+    return Trained(model, spec, 0, 0.0, identity(spec), ())
 
 
 def _timing(cell: Cell, seconds: np.ndarray, peak: int) -> Result:

@@ -15,10 +15,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
+from baselines import GenerativeMatchingNetwork
+from benchmarks import watch
 from benchmarks.build import (
     DTYPES,
     build_draw,
@@ -29,18 +31,19 @@ from benchmarks.build import (
     uses_graph,
 )
 from benchmarks.locks import Busy, locked
-from benchmarks.spec import BY_CLASS, TrainSpec, identity
+from benchmarks.spec import BY_CLASS, TrainSpec, identity, train_spec
 from benchmarks.store import ROOT, append_lines, code_state, read_rows, spec_id, write_text
 from vma import checkpoint
 from vma.data import DataSet, cache_dir
 from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
-from vma.evaluation import evaluate
+from vma.evaluation import Scores, evaluate
 from vma.objectives import Terms, iwae
+from vma.pretrained import WEIGHTS
+from vma.protocol import Model
 from vma.training import CHECK_EVERY, NonFiniteBound, fit
 
-WEIGHTS = ROOT / "results" / "checkpoints"  # that are shipped
-LOG_EVERY = 100  # updates a line of metrics.jsonl
+LOG_EVERY = 100  # updates a line of metrics.jsonl, and one for what is left at the end
 VALIDATE_EVERY = 1000
 SAVE_SECONDS = 60.0
 VALIDATION_EPISODES = range(8)
@@ -57,7 +60,7 @@ class Stopped(SystemExit):
 class Trained:
     """A trained model and what a row says of its training."""
 
-    model: nn.Module
+    model: Model
     spec: TrainSpec
     updates: int
     seconds: float
@@ -74,7 +77,7 @@ class Trained:
 
 
 def run_folder(spec: TrainSpec, device: torch.device) -> Path:
-    """Where the state of a run is kept: checkpoint.safetensors, metrics.jsonl and spec.json.
+    """Where the state of a run is kept: checkpoint.safetensors, metrics.jsonl, spec.json, and pictures of it.
 
     Devices have random streams of their own, so a run on another one is another run.
     """
@@ -162,7 +165,7 @@ def _train(
         done, spent = meta["update"], meta["seconds"]
         commits = tuple(meta.get("commits", ["unknown"]))
     elif spec.start is not None:
-        begin(spec, model, data, device)
+        begin(spec, model, device)
     write_text(folder / "spec.json", json.dumps(identity(spec), indent=1) + "\n")
     log = folder / "metrics.jsonl"
     before_now = log if source is None else source.with_name(log.name)
@@ -226,17 +229,21 @@ def _train(
             bar.update()
             progress(done)
             stop = bool(caught) or (seconds is not None and spent >= seconds)
-            if done % LOG_EVERY == 0:
+            if done % LOG_EVERY == 0 or done == updates:
                 bound, kl_a, kl_z = torch.stack(window).mean(0).tolist()
                 window.clear()
                 line = {"update": done, "bound": bound, "kl_a": kl_a, "kl_z": kl_z, "seconds": spent}
                 if done % VALIDATE_EVERY == 0:
                     scores = evaluate(model, validation, VALIDATION_EPISODES, spec.num_samples, dtype=dtype)
                     line["validation_bound"] = -scores.summary("nll", by_class=True)[0]
+                    if isinstance(model, GenerativeMatchingNetwork):
+                        line |= matching(model, validation(0), scores)
                     model.train()
                 # with a graph it may have broken since the last look: the next one says so, and JSON has no word for it
                 if math.isfinite(bound):
                     append_lines(log, [line])
+                    if done % watch.EVERY == 0:
+                        watch.draw(folder, spec, model, validation, dtype)
                 bar.set_postfix({k: f"{v:.2f}" for k, v in line.items() if k not in ("update", "seconds")})
             # with a graph, other updates may follow one whose bound broke: what would be saved is not known to be good
             if time.monotonic() - saved > SAVE_SECONDS and not (graph and done % CHECK_EVERY):
@@ -253,27 +260,35 @@ def _train(
     return Trained(model, spec, done, spent, identity(spec), commits)
 
 
-def begin(spec: TrainSpec, model: nn.Module, data: DataSet, device: torch.device) -> None:
+def begin(spec: TrainSpec, model: Model, device: torch.device) -> None:
     """Load the weights that a run begins from. What they are not of, an estimator's own baseline, stays as it is.
 
     Raises:
-        CheckpointError: if there are none of that name, they have other updates, are damaged, or of other networks.
+        CheckpointError: if none of that id and number of updates are shipped, or they are of other networks; if shipped
+            weights are damaged.
     """
     name, _, updates = (spec.start or "").rpartition("-")
-    found = sorted(WEIGHTS.glob(f"*-{name}.safetensors"))
-    if not found:
-        raise checkpoint.CheckpointError(f"start is {spec.start}, and {WEIGHTS} has no weights {name}: ship them first")
-
-    def check(state: checkpoint.Checkpoint) -> None:
-        check_meta(state.meta)
-        if state.meta["update"] != int(updates):
-            raise checkpoint.CheckpointError(
-                f"start is {spec.start}, and it has {state.meta['update']:,} updates: name those"
-            )
-
-    plain = build_model(replace(spec, estimator=None), data, device)
-    checkpoint.load_weights(found[0], plain, accept=check)
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        meta = checkpoint.load(path, previous=False, accept=lambda state: check_meta(state.meta)).meta
+        if train_spec(meta["spec"]).science_id == name and meta["update"] == int(updates):
+            break
+    else:
+        raise checkpoint.CheckpointError(f"start is {spec.start}, and {WEIGHTS} has no such weights: ship them first")
+    plain = build_model(replace(spec, estimator=None), None, device)
+    checkpoint.load_weights(path, plain)
     model.load_state_dict(model.state_dict() | plain.state_dict())
+
+
+def matching(model: GenerativeMatchingNetwork, episode: Episode, scores: Scores) -> dict[str, float]:
+    """Whether GMN's matching has begun: strength and entropy of its attention on an episode, see its `attention`; and
+    of sequences' scores `gain`, by how many nats the NLL of their last objects is below that of their first.
+    """
+    found = model.attention(episode.x, model.encode_memory(episode.memory), **episode.seen())
+    if episode.visible is not None:
+        first = ~episode.visible.any(1).cpu().numpy()
+        nll = scores.nll.reshape(-1, len(first))
+        found["gain"] = float(nll[:, first].mean() - nll[:, np.roll(first, -1)].mean())
+    return found
 
 
 def _has_state(path: Path) -> bool:

@@ -7,10 +7,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +20,7 @@ from benchmarks import measure, store, tasks
 from benchmarks.cli import in_a_line
 from benchmarks.jobs import TIMED, Job, expected, from_json, missing, recorded, restarts
 from benchmarks.locks import locked
-from benchmarks.sweep import progress_path
+from benchmarks.sweep import TAIL_LINES, log_path, progress_path
 from benchmarks.training import Trained, run_folder, train
 from reports.command import one_line
 from vma.data import DataSet, load
@@ -65,6 +67,20 @@ def attempt(job: Job, progress: Report) -> int:
         print(one_line(line), flush=True)
         return code
     return 0
+
+
+class Here(Executor):
+    """Does each job in this process as soon as it is submitted: jobs that are shorter than the start of a process."""
+
+    def submit(self, function: Any, /, *arguments: Any, **_: Any) -> "Future[Any]":
+        """In the place of `run_job` with its line of JSON."""
+        job = from_json(arguments[0])
+        path = log_path(job.out, job.name)
+        with path.open("a", encoding="utf-8") as log, redirect_stdout(log):
+            code = attempt(job, lambda *_: None)
+        future: Future[Any] = Future()
+        future.set_result((code, path.read_text(encoding="utf-8").splitlines()[-TAIL_LINES:]))
+        return future
 
 
 def _stop_with_the_sweep() -> None:

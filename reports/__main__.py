@@ -13,7 +13,7 @@ import tyro
 
 from reports import drawing, figures, page, readme, tables
 from reports.claims import assess
-from reports.command import one_line, parse, print_anything
+from reports.command import check_folder, one_line, parse, print_anything
 from reports.results import InputError, Results, read_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_anything()
     try:
         options = parse(Options, "reports", argv)
+        check_folder("--out", options.out)
         results = read_results(options.results)
         text = None if options.readme is None else readme.filled(_read(options.readme), results)
         paths = write(results, options.out)

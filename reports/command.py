@@ -32,7 +32,7 @@ def parse(options: type[Options], prog: str, argv: Sequence[str] | None) -> Opti
 
     Raises:
         InputError: naming the option and what is wrong with it, in one line instead of tyro's box; also for an empty
-            value, text that no path and no file can hold, and an --out that is no folder.
+            value, and text that no path and no file can hold.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for i, argument in enumerate(arguments):
@@ -50,12 +50,14 @@ def parse(options: type[Options], prog: str, argv: Sequence[str] | None) -> Opti
     except AssertionError as error:  # of an option of tyro's own for completion in a shell
         raise InputError(f"{error}; python -m {prog} --help lists the options") from None
     for field in fields(parsed):
-        value = getattr(parsed, field.name)
-        for part in value if isinstance(value, tuple) else (value,):
+        for part in _parts(getattr(parsed, field.name)):
             if isinstance(part, str | Path):
                 _check_text(f"--{field.name.replace('_', '-')}", part)
-    check_folder("--out", parsed.out)
     return parsed
+
+
+def _parts(value: Any) -> list[Any]:
+    return [part for one in value for part in _parts(one)] if isinstance(value, tuple) else [value]
 
 
 def _cause(options: type[Any], said: str) -> str:

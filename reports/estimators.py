@@ -41,7 +41,6 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "kl_p_q": {"metric": "kl_p_q"},
     "accuracy": {"metric": "accuracy"},
 }
-SMOKE_SAMPLES = 8  # what 1,000 becomes
 
 
 def frame(results: Results) -> pd.DataFrame:
@@ -58,10 +57,12 @@ def frame(results: Results) -> pd.DataFrame:
     parts = means.variant.str.partition("-")
     means = means.assign(way=parts[0], name=parts[2])
     keys = ["way", "name"]
-    samples = means.num_samples.replace(SMOKE_SAMPLES, 1000) if results.smoke else means.num_samples
-    found = means[(means.metric == "nll") & (samples == 4)][[*keys, "n", "updates", "seeds", "dirty"]]
+    samples = means.num_samples
+    found = means[(means.metric == "nll") & (samples == _samples(results, 4))][
+        [*keys, "n", "updates", "seeds", "dirty"]
+    ]
     for column, where in COLUMNS.items():
-        fits = (means.metric == where["metric"]) & (samples == where.get("num_samples", samples))
+        fits = (means.metric == where["metric"]) & (samples == _samples(results, where.get("num_samples", samples)))
         part = means[fits].rename(columns={"value": column, "stderr": f"{column}_stderr"})
         found = found.merge(part[[*keys, column, f"{column}_stderr"]], "left", keys)
     for samples_ in (4, 1000):
@@ -74,10 +75,13 @@ def frame(results: Results) -> pd.DataFrame:
     return found.set_index(keys).reindex(order).dropna(subset=["nll_4"]).reset_index().astype({"dirty": bool})
 
 
+def _samples(results: Results, declared: Any) -> Any:
+    """Of smoke runs, which have 2 at most."""
+    return np.minimum(declared, 2) if results.smoke else declared
+
+
 def _paired(results: Results, samples: int) -> pd.DataFrame:
-    rows = results.of(
-        "estimators", metric="nll", num_samples=SMOKE_SAMPLES if results.smoke and samples > 4 else samples
-    )
+    rows = results.of("estimators", metric="nll", num_samples=_samples(results, samples))
     parts = []
     for way in WAYS:
         own = rows[rows.variant.str.startswith(way)]

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from reports import estimators, frames
+from reports import estimators, frames, gmn
 from reports.drawing import (
     COLOURS,
     DASHES,
@@ -600,6 +600,10 @@ def figure_table1(results: Results) -> Figure | None:
         axis.set_xlabel("examples in memory")
     legend_under(figure, *(row[0] for row in axes))
     return figure
+
+
+_figure("gmn", "Table 1 with GMN", gmn.CAPTION, "table1")(gmn.draw)
+_figure("gmn-matching", "GMN's matching over training", gmn.MATCHING_CAPTION, "table1")(gmn.draw_matching)
 
 
 @_figure(

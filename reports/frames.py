@@ -150,10 +150,11 @@ def shots(results: Results) -> pd.DataFrame:
 
 def table1(results: Results, protocol: str, train_protocol: str = "per_class") -> pd.DataFrame:
     """Table 1 under a protocol, VMA having been trained under `train_protocol`: as `tables.table1`, and seeds, dirty.
+    GMN is in `gmn.frame`.
 
     minus_vma is soft attention's NLL minus VMA's on the same targets. Empty if there is only the plain VAE's line.
     """
-    rows = results.of("table1", metric="nll", protocol=(protocol, "none"))
+    rows = results.of("table1", metric="nll", protocol=(protocol, "none"), variant=None)
     trained = (rows.model == "vma") & (rows.train_protocol == train_protocol)
     rows = rows[trained | ((rows.model != "vma") & (train_protocol == "per_class"))]
     rows = rows if (rows.model != "vae").any() else rows.iloc[:0]

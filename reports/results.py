@@ -3,7 +3,7 @@
 import itertools
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ SCALING_CLASSES = (1, 2, 4, 8, 16, 32, 64, 96, 144)
 TRAIN_SHOTS = (1, 4, 8)  # of Figure 5B
 TABLE1_CLASSES = (1, 2, 4, 16)
 TABLE1_SHOTS = (1, 2, 3, 4, 5, 10, 19)
+GMN_VARIANTS = ("gmn-own", "gmn-suite", "gmn-suite-skips")
 WAYS = ((5, 1), (5, 5), (20, 1), (20, 5))
 VARIANTS = ("control", "flat-prior", "inner", "cosine", "tied", "geometric", "classes32", "lr1e-4")
 WALLCLOCK_SIZES = (16, 32, 48, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -116,9 +117,9 @@ class Results:
                 "again"
             ) from None
 
-    def training_log(self, row_or_train_id: Row | str) -> pd.DataFrame | None:
-        """The log of a training run: update, bound, kl_a, kl_z (nats), seconds and validation_bound (mostly NaN); of a
-        row, up to the row's updates. None if there is no log.
+    def training_log(self, row_or_train_id: Row | str, also: Sequence[str] = ()) -> pd.DataFrame | None:
+        """The log of a training run: update, bound, kl_a, kl_z (nats), seconds and validation_bound (mostly NaN), and
+        what `also` names; of a row, up to the row's updates. None if there is no log.
 
         Raises:
             InputError: if the file has a bad line; names it.
@@ -127,7 +128,7 @@ class Results:
         paths = sorted((self.folder / "training").glob(f"*-{train_id}.jsonl"))
         if not paths:
             return None
-        columns = ["update", "bound", "kl_a", "kl_z", "seconds", "validation_bound"]
+        columns = ["update", "bound", "kl_a", "kl_z", "seconds", "validation_bound", *also]
         log = _numbers(pd.DataFrame(read_lines(paths[0])).reindex(columns=columns), columns, paths[0])
         return log if isinstance(row_or_train_id, str) else log[log["update"] <= row_or_train_id["updates"]]
 
@@ -368,7 +369,15 @@ CELLS: dict[str, list[dict[str, Any]]] = {
             shots=TABLE1_SHOTS,
         ),
         *_grid(model="vma", train_protocol="gmn", protocol="gmn", classes=TABLE1_CLASSES, shots=TABLE1_SHOTS),
-        *_grid(model="vae"),
+        *_grid(model="vae", variant=(None, "gmn-vae")),
+        *_grid(
+            model="gmn",
+            variant=GMN_VARIANTS,
+            protocol=("per_class", "gmn"),
+            classes=TABLE1_CLASSES,
+            shots=TABLE1_SHOTS,
+        ),
+        *_grid(model="gmn", variant=GMN_VARIANTS, protocol="none"),
     ],
     "classification": [
         {"classes": c, "shots": s, "rule": r} for c, s in WAYS for r in ("address", "likelihood", "shifted")

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-# The default suite runs the short form, `tox -e faults` the full one.
+# `tox -e faults` runs the short form, `tox -e faults-full` the full one.
 FULL = os.environ.get("VMA_FAULTS") == "full"
 
 # What is counted, and what it is that could be lost.
@@ -29,7 +29,7 @@ KINDS = {
 
 Counts = dict[str, tuple[int, int]]  # tried and lost, by kind
 
-_BEGIN, _END = "<!-- counts: written by tox -e faults -->\n", "<!-- end of counts -->"
+_BEGIN, _END = "<!-- counts: written by tox -e faults-full -->\n", "<!-- end of counts -->"
 
 
 def amount(short: int, full: int) -> int:

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import experiments, gradient_bias, memory_size, paths, run, scaling, store, table1
+from benchmarks import experiments, memory_size, paths, run, scaling, store, table1
 from benchmarks.cli import run_command
 from benchmarks.spec import TrainSpec
 from benchmarks.training import run_folder, train
@@ -151,57 +150,11 @@ def test_a_mistake_costs_one_line(mistake: str, tmp_path: Path, capsys: pytest.C
     assert not out.exists()
 
 
-FOLDERS = {
-    "a file": ("file", "--out {tmp}/file cannot be a folder, since {tmp}/file is none: give another"),
-    "below a file": ("file/x/y", "--out {tmp}/file/x/y cannot be a folder, since {tmp}/file is none: give another"),
-    "a link to nothing": ("dangling", "--out {tmp}/dangling cannot be a folder, since {tmp}/dangling is none"),
-    "a link to itself": ("loop/x", "--out {tmp}/loop/x cannot be a folder, since {tmp}/loop is none: give another"),
-    "too long a name": ("new/" + "x" * 256, "--out is '{tmp}/new/xxx"),
-    "half a character": ("\ud800", r"--out is '{tmp}/\ud800', must be text in UTF-8: give another"),
-}
-
-
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_an_out_that_is_no_folder_is_refused_before_anything_is_done(
-    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").touch()
-    (tmp_path / "dangling").symlink_to("nowhere")
-    (tmp_path / "loop").symlink_to("loop")
-    monkeypatch.setattr("benchmarks.cli.load", nothing_there)
-    out, message = FOLDERS[folder]
-    assert call(table1, "--out", f"{tmp_path}/{out}") == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {message.format(tmp=tmp_path)}")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file", "loop"]
-
-
 def test_an_out_that_cannot_be_written_is_refused_before_training(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(table1, "--dataset", "strokes", "--out", "/proc/out", *TINY) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: cannot write or read /")
     assert line.endswith("; free space there or mend permissions")
-
-
-@pytest.mark.parametrize("module", [table1, scaling, paths, gradient_bias])
-@pytest.mark.parametrize("ink", [0, 255])
-def test_images_without_anything_to_learn_are_refused(
-    module: ModuleType, ink: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for c in range(30):
-        (tmp_path / f"set/{c:02}").mkdir(parents=True)
-        for i in range(8):
-            Image.fromarray(np.full((8, 8), 255 - ink, np.uint8)).save(tmp_path / f"set/{c:02}/{i}.png")
-    options = {
-        table1: ["--models", "vae"],
-        scaling: ["--classes", "1", "--shots", "1"],
-        gradient_bias: ["--memory-size", "8", "--gradient-entries", "4"],
-    }.get(module, [])
-    data = ["--dataset", f"folder:{tmp_path / 'set'}", "--image-size", "8"]
-    assert call(module, *data, "--out", str(tmp_path / "out"), *options) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert f"are all {'ink' if ink else 'blank'}: there is nothing to learn" in line
-    assert not (tmp_path / "out").exists()
 
 
 FULL = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"
@@ -271,21 +224,6 @@ def test_the_fallback_is_taken_only_when_asked_for(
     assert lines[0].startswith(BUILT_IN)
     assert "omniglot_gmn is nowhere" in lines[0]
     assert {row["dataset"] for row in store.read_rows(tmp_path / "table1.jsonl")} == {"strokes"}
-
-
-def test_a_full_disk_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def full(path: Path, rows: object) -> None:
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr(store, "append_rows", full)
-    arguments = ["--dataset", "strokes", "--models", "vae", "--out", str(tmp_path), *TINY]
-    assert call(table1, *arguments) == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: cannot write or read")
-    assert "No space left on device" in last
-    assert not (tmp_path / "table1.md").exists()
 
 
 def test_the_papers_table_is_whole() -> None:

@@ -115,8 +115,8 @@ def test_estimators_change_what_their_name_says_and_begin_from_shipped_weights()
             changed = identity(trainings[f"{way}-{name}"]).items() ^ control.items()
             assert dict(changed) in ({"estimator": name}, {"z_gradient": name})
     starts = {train.start for name, train in trainings.items() if name.startswith("started-")}
-    path = weights_path(table1_training()["vma"])
-    assert starts == {f"{path.stem.rpartition('-')[2]}-{checkpoint.load(path).meta['update']}"}
+    table = table1_training()["vma"]
+    assert starts == {f"{table.science_id}-{checkpoint.load(weights_path(table)).meta['update']}"}
 
 
 def test_groups_hold_what_shares_targets() -> None:

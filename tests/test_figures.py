@@ -82,7 +82,7 @@ def test_a_whole_folder_draws_every_figure_with_labelled_axes(name: str, made: R
 def test_smoke_figures_are_watermarked_and_have_none_of_the_papers_marks(name: str, smoke: Results) -> None:
     figure = FIGURES[name].draw(smoke)
     if figure is None:
-        assert name == "training"  # a smoke run is too short for a line of its log
+        assert name in ("training", "gmn-matching")  # a smoke run is too short for such a line of its log
         return
     words = words_of(figure)
     assert "SMOKE RUN - not results" in words

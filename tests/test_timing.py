@@ -133,12 +133,6 @@ def test_processes_make_updates_side_by_side() -> None:
         run(2, 1)
 
 
-def test_the_timing_tests_are_collected() -> None:
-    listed = run_timing_tests("--collect-only")
-    assert "test_update.py::test_update[vma]" in listed
-    assert "test_evaluation.py::test_evaluate[1000-2736]" in listed
-
-
 def test_all_of_it_runs_in_miniature(tmp_path: Path) -> None:
     run_timing_tests(
         "--benchmark-only", "--timing-tiny", "--timing-rounds=1", "--timing-device=cpu", f"--timing-out={tmp_path}"

@@ -247,11 +247,11 @@ def test_a_crash_costs_the_updates_since_the_checkpoint(monkeypatch: pytest.Monk
         at_update(patch, 7, crash)
         with pytest.raises(RuntimeError, match="the machine went down"):
             train(updates=10)
-    assert [line["update"] for line in metrics()] == [2, 4, 6]
+    assert [line["update"] for line in metrics()] == [2, 3, 4, 6]
     with open(run_folder(train_spec(), CPU) / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"update": 8, "bou')
     resumed = train(updates=10)
-    assert [line["update"] for line in metrics()] == [2, 4, 6, 8, 10]
+    assert [line["update"] for line in metrics()] == [2, 3, 4, 6, 8, 10]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     assert equal(resumed, train(updates=10))
 
@@ -276,7 +276,7 @@ def test_a_run_that_has_enough_updates_is_only_loaded() -> None:
         assert again.updates == 5
         assert again.seconds == trained.seconds
         assert equal(again, trained)
-    assert [line["update"] for line in metrics()] == [2, 4]
+    assert [line["update"] for line in metrics()] == [2, 4, 5]
 
 
 def test_a_budget_of_seconds_ends_a_run_over_all_its_starts() -> None:
@@ -340,7 +340,7 @@ def test_a_run_may_begin_from_shipped_weights(
     spec = replace(train_spec(), start=f"{shipped.spec.science_id}-3", estimator=estimator)
     model = build.build_model(spec, DATA, CPU)
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
-    training.begin(spec, model, DATA, CPU)
+    training.begin(spec, model, CPU)
     for name, value in model.state_dict().items():
         kept = name.startswith("baseline.")
         assert torch.equal(value, fresh[name] if kept else shipped.model.state_dict()[name].half().float()), name
@@ -349,9 +349,7 @@ def test_a_run_may_begin_from_shipped_weights(
     training.train(spec, DATA, CPU, updates=2, restart=True)
     path.unlink()  # it is no longer asked for
     assert equal(straight, training.train(spec, DATA, CPU, updates=4))
-    with pytest.raises(
-        checkpoint.CheckpointError, match=r"start is [0-9a-f]{12}-3, and .* has no weights [0-9a-f]{12}"
-    ):
+    with pytest.raises(checkpoint.CheckpointError, match=r"start is [0-9a-f]{12}-3, and .* has no such weights"):
         training.train(spec, DATA, CPU, updates=4, restart=True)
 
 
@@ -360,12 +358,12 @@ def test_weights_that_a_run_cannot_begin_from_are_refused(tmp_path: Path, monkey
     shipped = train(updates=3)
     ship(shipped, DATA, tmp_path)
     begun = replace(train_spec(), start=f"{shipped.spec.science_id}-3")
-    with pytest.raises(checkpoint.CheckpointError, match=r"start is [0-9a-f]{12}-2, and it has 3 updates"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"start is [0-9a-f]{12}-2, and .* has no such weights"):
         training.train(replace(begun, start=f"{shipped.spec.science_id}-2"), DATA, CPU, updates=1)
     with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
         training.train(replace(begun, prior="flat"), DATA, CPU, updates=1)
     for start in ("", "1794fc2f129d", "1794fc2f129d-0", "../1794fc2f129d-60000"):
-        with pytest.raises(InputError, match=r"start is '.*', must be the 12 hex digits and the updates"):
+        with pytest.raises(InputError, match=r"start is '.*', must be the 12 hex digits"):
             replace(train_spec(), start=start)
 
 
@@ -494,31 +492,6 @@ def test_a_memory_that_grows_has_the_size_of_its_stage() -> None:
 def test_episodes_that_cannot_be_are_refused_before_training(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         training.train(replace(train_spec(), **fields), DATA, CPU, updates=1)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"model": "gan"}, "model is 'gan', must be one of vma, soft, vae"),
-        ({"model": "soft", "tied": True}, "tied is given for soft, which has no address: leave it out"),
-        ({"model": "vae", "estimator": "geometric"}, "estimator is given for vae, which has no address: leave it out"),
-        ({"model": "vae", "learned_entries": 4}, "learned_entries is given for vae, which has no address"),
-        ({"episode": NONE, "learned_entries": 0}, "learned_entries is 0, must be 1 or more"),
-        ({"memory_shape": (7,)}, "memory_shape is given without learned_entries"),
-        (
-            {"learned_entries": 4},
-            "protocol is per_class, learned_entries is 4: a learned memory goes with protocol none",
-        ),
-        ({"episode": NONE}, "protocol is none, learned_entries is None: a learned memory goes with protocol none"),
-        ({"model": "soft", "episode": NONE}, "protocol is none, learned_entries is None"),
-        ({"similarity": "dot"}, "similarity is 'dot', must be one of paper, inner, cosine"),
-    ],
-)
-def test_models_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        build_model(**fields)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from vma.errors import InputError
 from vma.files import read_bounded, write_atomic
@@ -26,6 +26,14 @@ logger = logging.getLogger("vma")
 
 class CheckpointError(InputError):
     """A checkpoint cannot be used: missing, damaged, of another format, or made for another model."""
+
+
+@runtime_checkable
+class Module(Protocol):
+    """A torch module, or what loads and saves tensors by name like one."""
+
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ def load(
         return checkpoint
 
 
-def pack_training(model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> dict[str, Tensor]:
+def pack_training(model: Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> dict[str, Tensor]:
     """All tensors that a training run goes on from: "model.<name>", "optimizer.<index>.<moment>", "rng".
 
     The tensors are the live ones, not copies. Hyperparameters are left out: the spec rebuilds them.
@@ -103,7 +111,7 @@ def pack_training(model: nn.Module, optimizer: torch.optim.Optimizer, generator:
 
 
 def unpack_training(
-    tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    tensors: Mapping[str, Tensor], model: Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
 ) -> None:
     """Put what `pack_training` gave into a fresh model, Adam, AdamW (without amsgrad) or Muon, and generator.
 
@@ -151,7 +159,7 @@ def unpack_training(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def save_weights(path: Path, model: nn.Module, meta: dict[str, Any], *, dtype: torch.dtype = torch.float16) -> None:
+def save_weights(path: Path, model: Module, meta: dict[str, Any], *, dtype: torch.dtype = torch.float16) -> None:
     """Write the weights alone, floating point ones as `dtype`: the form in which weights are shipped.
 
     Raises:
@@ -166,7 +174,7 @@ def save_weights(path: Path, model: nn.Module, meta: dict[str, Any], *, dtype: t
 
 
 def load_weights(
-    path: Path, model: nn.Module, *, accept: Callable[[Checkpoint], None] = lambda checkpoint: None
+    path: Path, model: Module, *, accept: Callable[[Checkpoint], None] = lambda checkpoint: None
 ) -> dict[str, Any]:
     """Read the weights that `save_weights` wrote, or those in the state of a training run, into `model`, cast to its
     dtypes, and return the meta.

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from vma.addressing import draw_addresses, kl_categorical
 from vma.data.episodes import Episode
+from vma.errors import InputError
 from vma.objectives import Terms
+from vma.protocol import AddressModel, EmbeddingModel, Model, check_model, has_address
 from vma.training import NonFiniteBound, check_finite
 
 METRICS = ("nll", "kl_a", "kl_z", "log_px")
@@ -63,7 +65,7 @@ def clustered_stderr(values: np.ndarray, clusters: np.ndarray) -> float:
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module,
+    model: Model,
     episodes: Callable[[int], Episode],
     steps: Iterable[int],
     num_samples: int,
@@ -84,13 +86,15 @@ def evaluate(
             `encode_memory` does.
 
     Raises:
+        InputError: for a model that lacks a part of `vma.protocol.Model`.
         NonFiniteBound: naming the episode, if a bound is not finite.
     """
+    check_model(model)
     model.eval()
     if encode is None:
 
         def encode(episode: Episode) -> Any:
-            return model.encode_memory(episode.memory)  # type: ignore[operator]
+            return model.encode_memory(episode.memory)
 
     parts: list[Scores] = []
     for step in steps:
@@ -99,7 +103,7 @@ def evaluate(
 
 
 def _episode_scores(
-    model: torch.nn.Module,
+    model: Model,
     episode: Episode,
     encode: Callable[[Episode], Any],
     num_samples: int,
@@ -113,12 +117,12 @@ def _episode_scores(
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         encoded = encode(episode)
         for rows in torch.arange(len(episode.x), device=device).split(max(1, chunk // num_samples)):
-            terms = model(episode.x[rows], encoded, num_samples, generator=generator, chunk=chunk)
+            terms = model(episode.x[rows], encoded, num_samples, generator=generator, chunk=chunk, **episode.seen(rows))
             yield _scores(terms, episode, rows, f"evaluation episode {step}, seed {seed}")
 
 
 def evaluate_memories(
-    model: torch.nn.Module,
+    model: Model,
     episodes: Sequence[Callable[[int], Episode]],
     steps: Iterable[int],
     num_samples: int,
@@ -137,9 +141,12 @@ def evaluate_memories(
     steps it is in.
 
     Raises:
+        InputError: for a model without an address, or one that does not embed entries one by one.
         ValueError: if the targets of a step differ, or are not one.
         NonFiniteBound: naming the episode, if a bound is not finite.
     """
+    if not isinstance(model, EmbeddingModel):
+        raise InputError(f"{type(model).__name__} does not embed entries one by one: use evaluate")
     model.eval()
     embeddings = _Embeddings(model, chunk)
     for step in steps:
@@ -157,7 +164,7 @@ def evaluate_memories(
 class _Embeddings:
     """The embeddings of memory images by their index, each computed when it is first asked for."""
 
-    def __init__(self, model: torch.nn.Module, chunk: int) -> None:
+    def __init__(self, model: EmbeddingModel, chunk: int) -> None:
         self.model, self.chunk = model, chunk
         device = next(model.parameters()).device
         self.index = torch.empty(0, dtype=torch.int64, device=device)  # in the order in which they were asked for
@@ -168,14 +175,14 @@ class _Embeddings:
         new = ~torch.isin(index, self.index)
         if new.any():
             self.index = torch.cat((self.index, index[new]))
-            self.e_a += [self.model.embed(part) for part in images[new].split(self.chunk)]  # type: ignore[operator]
+            self.e_a += [self.model.embed(part) for part in images[new].split(self.chunk)]
         order = self.index.argsort()
         return torch.cat(self.e_a)[order[torch.searchsorted(self.index, index, sorter=order)]]
 
 
 @torch.no_grad()
 def _memories_scores(
-    model: torch.nn.Module,
+    model: EmbeddingModel,
     embeddings: _Embeddings,
     cells: list[Episode],
     num_samples: int,
@@ -191,8 +198,8 @@ def _memories_scores(
     everything = torch.empty(len(union), *x.shape[1:], device=x.device)
     everything[place] = torch.cat(memories)
 
-    encoded = model.encode_memory(everything, embeddings(union, everything))  # type: ignore[operator]
-    log_q_union, log_p_union = model.address(x, encoded)  # type: ignore[operator]
+    encoded = model.encode_memory(everything, embeddings(union, everything))
+    log_q_union, log_p_union = model.address(x, encoded)
 
     # a softmax over a part of the entries is the renormalised softmax over all
     log_q = [log_q_union[0, slot].log_softmax(-1) for slot in slots]
@@ -275,7 +282,7 @@ class Classification:
 
 @torch.no_grad()
 def classify(
-    model: torch.nn.Module,
+    model: Model,
     episode: Episode,
     num_samples: int,
     *,
@@ -290,9 +297,12 @@ def classify(
     q(z|m_a, x), which importance sampling needs.
 
     Raises:
+        InputError: for a model without an address.
         ValueError: if the episode has no memory.
         NonFiniteBound: if a probability is not finite.
     """
+    if not has_address(model):
+        raise InputError(f"{type(model).__name__} has no address to tell classes by: give a model that has")
     model.eval()
     memory_class = episode.memory_class
     if memory_class is None:
@@ -311,7 +321,7 @@ def classify(
 
 
 def _by_address(
-    model: torch.nn.Module,
+    model: AddressModel,
     episode: Episode,
     num_samples: int,
     generator: torch.Generator | None,
@@ -320,8 +330,8 @@ def _by_address(
 ) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B M"] | None]:
     """log q(a|x), and log p(a) p(x|m_a) by `num_samples` draws of z for each entry; None without samples."""
     with torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
-        encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
-        log_q, log_p = model.address(episode.x, encoded)  # type: ignore[operator]
+        encoded = model.encode_memory(episode.memory)
+        log_q, log_p = model.address(episode.x, encoded)
         if num_samples == 0:
             return log_q, None
         everywhere = torch.arange(len(log_p), device=log_p.device).repeat_interleave(num_samples)[:, None]
@@ -336,7 +346,7 @@ def _by_address(
 
 @torch.no_grad()
 def address_divergences(
-    model: torch.nn.Module,
+    model: Model,
     episode: Episode,
     num_samples: int,
     *,
@@ -348,9 +358,12 @@ def address_divergences(
     address. p(a|x) is that of `num_samples` draws of z for each entry: their noise makes it sharper than it is.
 
     Raises:
+        InputError: for a model without an address.
         ValueError: if the episode has no memory, or without samples.
         NonFiniteBound: if a divergence is not finite.
     """
+    if not has_address(model):
+        raise InputError(f"{type(model).__name__} has no address to compare: give a model that has")
     model.eval()
     if episode.memory is None:
         raise ValueError("divergences of addresses need a memory")
@@ -365,22 +378,23 @@ def address_divergences(
 
 
 @torch.no_grad()
-def own_entry_probability(
-    model: torch.nn.Module, episode: Episode, dtype: torch.dtype = torch.float32
-) -> Float[Tensor, " B"]:
+def own_entry_probability(model: Model, episode: Episode, dtype: torch.dtype = torch.float32) -> Float[Tensor, " B"]:
     """q(a|x) of the entries that are the very target, summed, by a model with an address: 1 where it recalls (section
     4.1).
 
     Raises:
+        InputError: for a model without an address.
         ValueError: if the episode has no memory.
         NonFiniteBound: if a probability is not finite.
     """
+    if not has_address(model):
+        raise InputError(f"{type(model).__name__} has no address to recall by: give a model that has")
     model.eval()
     if episode.memory_index is None:
         raise ValueError("recall needs a memory")
     with torch.autocast(episode.x.device.type, dtype, enabled=dtype != torch.float32):
-        encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
-        log_q, _ = model.address(episode.x, encoded)  # type: ignore[operator]
+        encoded = model.encode_memory(episode.memory)
+        log_q, _ = model.address(episode.x, encoded)
     if not log_q.isfinite().all():
         raise NonFiniteBound("log q(a|x) is not finite")
     return log_q.exp().masked_fill(episode.x_index[:, None] != episode.memory_index, 0).sum(1)

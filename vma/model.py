@@ -116,10 +116,10 @@ class VariationalMemoryAddressing(nn.Module):
             e_a: what `embed` gives for the entries, if that is known already.
 
         Raises:
-            ValueError: if there is no memory, or one beside a learned memory.
+            InputError: if there is no memory, or one beside a learned memory.
         """
         if (memory is None) == (self.memory is None):
-            raise ValueError("give a memory, unless the model has a learned one: then pass None")
+            raise InputError("give a memory, unless the model has a learned one: then pass None")
         entries = self.memory if memory is None else memory
         assert entries is not None
         levels = None

@@ -28,20 +28,30 @@ Condition = list[Tensor]  # the vector of m and the additions to each decoder la
 
 
 @runtime_checkable
-class Sizes(Protocol):
-    """What a network family offers. `image` is (C, H, W); `latent` is |z|; `embedding` is |e|."""
+class Family(Protocol):
+    """What a network family offers to models without skip connections. `image` is (C, H, W); `latent` is |z|;
+    `features()` is the length of a pyramid's flattened last level, which a head takes, with `beside` numbers joined to
+    it.
+    """
 
     @property
     def image(self) -> tuple[int, int, int]: ...
     @property
     def latent(self) -> int: ...
+    def features(self) -> int: ...
+    def pyramid(self, shape: tuple[int, ...]) -> nn.Module: ...
+    def head(self, outputs: int, beside: int = 0) -> nn.Module: ...
+    def encoder(self, shape: tuple[int, ...], outputs: int) -> nn.Module: ...
+    def decoder(self, pixel_mean: float, conditioned: bool) -> nn.Module: ...
+
+
+@runtime_checkable
+class Sizes(Family, Protocol):
+    """What a network family offers to all models. `embedding` is |e|."""
+
     @property
     def embedding(self) -> int: ...
-    def pyramid(self, shape: tuple[int, ...]) -> nn.Module: ...
-    def head(self, outputs: int) -> nn.Module: ...
-    def encoder(self, shape: tuple[int, ...], outputs: int) -> nn.Module: ...
     def conditioner(self, shape: tuple[int, ...]) -> nn.Module: ...
-    def decoder(self, pixel_mean: float, conditioned: bool) -> nn.Module: ...
     def pair_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]: ...
     def join(self, x: Tensor, memory: Tensor) -> Tensor: ...
 
@@ -79,8 +89,11 @@ class MLPSizes:
     def pyramid(self, shape: tuple[int, ...]) -> nn.Module:
         return MLPPyramid(math.prod(shape), self.widths)
 
-    def head(self, outputs: int) -> nn.Module:
-        return _linear(self.widths[-1], outputs, gain=SMALL)
+    def features(self) -> int:
+        return self.widths[-1]
+
+    def head(self, outputs: int, beside: int = 0) -> nn.Module:
+        return _linear(self.features() + beside, outputs, gain=SMALL)
 
     def encoder(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
         return Encoder(self.pyramid(shape), self.head(outputs))
@@ -217,12 +230,11 @@ class ConvSizes:
     def pyramid(self, shape: tuple[int, ...]) -> nn.Module:
         return ConvPyramid(shape[0], self.widths, self.strides())
 
-    def head(self, outputs: int) -> nn.Module:
+    def head(self, outputs: int, beside: int = 0) -> nn.Module:
+        inputs = self.features() + beside
         if self.hidden is None:
-            return _linear(self.features(), outputs, gain=SMALL)
-        return nn.Sequential(
-            _linear(self.features(), self.hidden), nn.ReLU(), _linear(self.hidden, outputs, gain=SMALL)
-        )
+            return _linear(inputs, outputs, gain=SMALL)
+        return nn.Sequential(_linear(inputs, self.hidden), nn.ReLU(), _linear(self.hidden, outputs, gain=SMALL))
 
     def encoder(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
         return Encoder(self.pyramid(shape), self.head(outputs))

@@ -12,6 +12,7 @@ from vma.addressing import Draw
 from vma.data.episodes import Episode
 from vma.errors import InputError
 from vma.objectives import Terms, iwae
+from vma.protocol import Model, check_model
 
 CHECK_EVERY = 100  # updates of a CUDA graph between two looks at whether the bound is still finite
 WARM_UP = 3  # updates before a capture, in which libraries set themselves up and optimizers make their state
@@ -22,7 +23,7 @@ class NonFiniteBound(RuntimeError):
 
 
 def fit(
-    model: torch.nn.Module,
+    model: Model,
     episodes: Callable[[int], Episode],
     objective: Callable[[Terms], Tensor],
     optimizer: torch.optim.Optimizer,
@@ -48,7 +49,7 @@ def fit(
     device itself changes none from there on.
 
     Args:
-        model: has `encode_memory` and a `forward` that returns Terms.
+        model: a module that does what `vma.protocol.Model` says.
         episodes: the episode of each number; with `graph` the number is a tensor () on the device, and every episode
             has the same shapes (`vma.data.episodes.Episodes`).
         objective: `iwae` or a surrogate of `vma.estimators`; its mean over targets is maximised.
@@ -67,8 +68,10 @@ def fit(
 
     Raises:
         NonFiniteBound: before the update that would have used it; with `graph` when the host next looks.
-        InputError: if `graph` is given for a model on another device, or with an optimizer that no graph can hold.
+        InputError: for a model that lacks a part of the protocol; if `graph` is given for a model on another device, or
+            with an optimizer that no graph can hold.
     """
+    check_model(model)
     update = Update(
         model,
         episodes,
@@ -101,7 +104,7 @@ def fit(
 class Update:
     """What an update does; its fields are arguments of `fit`."""
 
-    model: torch.nn.Module
+    model: Model
     episodes: Callable[[Any], Episode]
     objective: Callable[[Terms], Tensor]
     optimizer: torch.optim.Optimizer
@@ -122,11 +125,17 @@ class Update:
         """The terms of all episodes of the update with this number."""
         first = number * self.episodes_per_update
         drawn = [self.episodes(first + i) for i in range(self.episodes_per_update)]
-        model: Any = self.model
         options: dict[str, Any] = {} if self.draw is None else {"draw": self.draw}  # models without address have none
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             parts = [
-                model(e.x, model.encode_memory(e.memory), self.num_samples, generator=self.generator, **options)
+                self.model(
+                    e.x,
+                    self.model.encode_memory(e.memory),
+                    self.num_samples,
+                    generator=self.generator,
+                    **e.seen(),
+                    **options,
+                )
                 for e in drawn
             ]
         return Terms.join(parts)

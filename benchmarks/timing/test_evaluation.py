@@ -27,7 +27,7 @@ def built(spec: TrainSpec, trained: bool, episode: EpisodeSpec, device: torch.de
     """The few-shot model and episodes of unseen characters: what a process of its own builds anew."""
     data = characters(spec.image_size)
     path = measure.weights_path(scaling_training())
-    model = measure.trained_at(path, data, device).model if trained else build_model(spec, data, device)
+    model = measure.trained_at(path, device).model if trained else build_model(spec, data, device)
     return model, Episodes(data.test.to(device), episode, 0)
 
 

@@ -1,13 +1,11 @@
 """`load`: the real sets where their files are at hand, and the search, verification and caching on a small one."""
 
-import errno
 import functools
 import hashlib
 import io
-import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -130,19 +128,13 @@ def test_names() -> None:
 # The rest is about finding, verifying and caching, on a set of two small files that is made here.
 
 
-def _npz(seed: int, flip: bool = False, compressed: bool = True) -> tuple[bytes, str]:
-    """A file in the form of the GMN release and the hash of its content."""
+def _npz(seed: int) -> bytes:
+    """A file in the form of the GMN release."""
     generator = np.random.default_rng(seed)
     arrays = {f"images/Alphabet{c % 3}/character{c:02}": generator.integers(0, 2, (4, 784)) * 255 for c in range(21)}
-    arrays = {key: array.astype(np.uint8) for key, array in arrays.items()}
-    digest = hashlib.sha256()
-    for key in sorted(arrays):
-        digest.update(key.encode() + b"\0" + np.packbits(arrays[key] < 128).tobytes())
-    if flip:
-        arrays["images/Alphabet0/character03"][2, 5] ^= 255
     file = io.BytesIO()
-    (np.savez_compressed if compressed else np.savez)(file, **arrays)
-    return file.getvalue(), digest.hexdigest()
+    np.savez_compressed(file, **{key: array.astype(np.uint8) for key, array in arrays.items()})  # type: ignore[arg-type]
+    return file.getvalue()
 
 
 class Small:
@@ -150,15 +142,15 @@ class Small:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files = {"a.npz": _npz(1)[0], "b.npz": _npz(2)[0]}
+        self.files = {"a.npz": _npz(1), "b.npz": _npz(2)}
         self.sources = tuple(
             Source(
                 f"gmn/{name}",
-                partial(read_gmn_npz, below=128, content=_npz(seed)[1]),
+                partial(read_gmn_npz, below=128),
                 2**20,
-                f"sha256:{hashlib.sha256(self.files[name]).hexdigest()}",
+                (f"sha256:{hashlib.sha256(raw).hexdigest()}",),
             )
-            for seed, name in enumerate(self.files, start=1)
+            for name, raw in self.files.items()
         )
 
     def fill(self, folder: Path, nested: bool = True) -> None:
@@ -213,25 +205,15 @@ def test_prepared_set_needs_no_source(small: Small) -> None:
     assert same(first, load("small"))
 
 
-def test_recompressed_file_is_accepted(small: Small) -> None:
-    small.fill(small.folder)
-    first = load("small", data=small.folder)
-    small.files["b.npz"] = _npz(2, compressed=False)[0]
-    small.fill(small.folder)
-    assert same(first, load("small", data=small.folder))
-
-
 @pytest.mark.parametrize("prepared_before", [True, False])
 @pytest.mark.parametrize(
     ("damage", "cause"),
     [
-        (lambda raw: _npz(2, flip=True)[0], "not the official ones"),
-        (lambda raw: raw[: len(raw) // 2], "not a whole zip"),
-        (lambda raw: b"", "not a whole zip"),
+        (lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), "wrong bytes"),
+        (lambda raw: b"", "wrong bytes"),
         (lambda raw: raw + b"0" * 2**20, "larger than"),
-        (lambda raw: raw[:300] + bytes(50) + raw[350:], "damaged|not the official"),
     ],
-    ids=["pixel", "truncated", "empty", "large", "overwritten"],
+    ids=["bit", "empty", "large"],
 )
 def test_wrong_file_in_the_given_folder_is_refused(small: Small, damage, cause: str, prepared_before: bool) -> None:
     small.fill(download.LOCAL_MIRROR)  # there would be another source, which must not be used silently
@@ -245,25 +227,6 @@ def test_wrong_file_in_the_given_folder_is_refused(small: Small, damage, cause: 
     assert message.startswith(str(small.folder / "gmn" / "b.npz"))
     assert "replace it with" in message
     assert "\n" not in message
-
-
-@pytest.mark.parametrize("what", ["pipe", "folder", "broken link", "loop"])
-def test_what_is_no_file_in_the_given_folder_is_refused(small: Small, what: str) -> None:
-    small.fill(download.LOCAL_MIRROR)
-    small.fill(small.folder)
-    path = small.folder / "gmn" / "b.npz"
-    path.unlink()
-    make = {
-        "pipe": lambda: os.mkfifo(path),
-        "folder": path.mkdir,
-        "broken link": lambda: path.symlink_to("nowhere"),
-        "loop": lambda: path.symlink_to(path.name),
-    }
-    make[what]()
-    with pytest.raises(InputError, match=r"no regular file|No such file|symbolic links") as caught:
-        load("small", data=small.folder)
-    assert str(caught.value).startswith(str(path))
-    assert "\n" not in str(caught.value)
 
 
 def test_names_of_places_are_shown_in_one_line(small: Small, tmp_path: Path) -> None:
@@ -287,7 +250,7 @@ def test_wrong_file_in_the_cache_is_named_and_passed_over(small: Small) -> None:
     small.fill(download.LOCAL_MIRROR)
     small.files["a.npz"] = b"nonsense"
     small.fill(download.downloads_dir())
-    with pytest.warns(UserWarning, match=r"a\.npz: not used \(not a whole zip"):
+    with pytest.warns(UserWarning, match=r"a\.npz: not used \(wrong bytes"):
         assert load("small").train.num_classes == 19
 
 
@@ -319,21 +282,15 @@ def test_folder_that_does_not_exist(small: Small) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [
-        lambda raw: raw[:-100],
-        lambda raw: raw[:-100] + bytes([raw[-100] ^ 1]) + raw[-99:],
-        lambda raw: raw.replace(b"character07", b"character77"),
-        lambda raw: b"",
-        lambda raw: b"\xff" * 1_000,
-    ],
-    ids=["truncated", "bit", "name", "empty", "nonsense"],
+    [lambda raw: raw[:-100], lambda raw: raw[:-100] + bytes([raw[-100] ^ 1]) + raw[-99:], lambda raw: b""],
+    ids=["truncated", "bit", "empty"],
 )
 def test_damaged_prepared_file_is_rebuilt_with_a_warning(small: Small, damage) -> None:
     small.fill(small.folder)
     first = load("small", data=small.folder)
     path = prepared.prepared_path("small")
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.warns(UserWarning, match="damaged .* prepared again"):
+    with pytest.warns(UserWarning, match="damaged; prepared again"):
         assert same(first, load("small", data=small.folder))
     assert same(first, load("small"))
 
@@ -348,55 +305,10 @@ def test_prepared_file_that_is_none_is_replaced(small: Small, what: str) -> None
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         assert same(first, load("small", data=small.folder))
-    assert ["damaged" in str(warning.message) for warning in seen] == [True] * (what != "broken link")
+    assert ["damaged" in str(warning.message) for warning in seen] == [True]
     assert path.is_file()
     assert not path.is_symlink()
     assert same(first, load("small"))
-
-
-def _retold(raw: bytes, change: Callable[[dict], None]) -> bytes:
-    """A prepared file with another description of its splits."""
-    length = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8 : 8 + length])
-    splits = json.loads(header["__metadata__"]["splits"])
-    change(splits["train"])
-    header["__metadata__"]["splits"] = json.dumps(splits)
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + raw[8 + length :]
-
-
-@pytest.mark.parametrize(
-    ("change", "cause"),
-    [
-        (lambda train: train.update(shape=[2**40, 1, 28, 28]), "its size is not that of its images"),
-        (lambda train: train.update(shape=[-1, 1, -28, 28]), "its size is not that of its images"),
-        (lambda train: train.update(shape="76"), "a split is not described"),
-        (lambda train: train.clear(), "a split is not described"),
-        (lambda train: train["class_names"].pop(), "names of another number of classes"),
-        (lambda train: train.update(class_names=list(range(19))), "names that are no text"),
-        (lambda train: train.update(shape=[76, 1, 14, 56]), "sizes differ"),
-    ],
-    ids=range(7),
-)
-def test_prepared_file_that_describes_other_images(small: Small, change, cause: str) -> None:
-    small.fill(small.folder)
-    first = load("small", data=small.folder)
-    path = prepared.prepared_path("small")
-    path.write_bytes(_retold(path.read_bytes(), change))
-    with pytest.warns(UserWarning, match=rf"damaged \(ValueError: {cause}\)"):
-        assert same(first, load("small", data=small.folder))
-
-
-def test_full_disk_leaves_the_data_and_nothing_else(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    small.fill(small.folder)
-
-    def full(handle: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.warns(UserWarning, match=r"not cached \(No space left"):
-        assert load("small", data=small.folder).train.num_classes == 19
-    assert not [path for path in cache_dir().rglob("*") if path.is_file()]
 
 
 def test_cache_that_cannot_be_written(small: Small) -> None:

@@ -1,10 +1,11 @@
-"""A process that forks a child for each small run, and such a run that nothing disturbs."""
+"""A process that forks a child for each small run, such a run that nothing disturbs, and this process's memory."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,46 @@ import pytest
 from forking import WARM, Ask, environment, outcome
 
 
+class Forker:
+    """Sends requests to a process that forks a child for each (see warm.py), and answers with what it says."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+
+    def __call__(self, folder: Path, **more: Any) -> dict[str, Any]:
+        fields = {"out": f"{folder}/out", "cache": f"{folder}/cache", "log": f"{folder}.log", "seed": 0} | more
+        if self.process is None:
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(
+                [sys.executable, WARM], stdin=pipe, stdout=pipe, text=True, env=environment()
+            )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(fields) + "\n")
+            self.process.stdin.flush()
+            answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        except BaseException:  # a time-out too, after which its answer would be taken for that to the next request
+            self.end()
+            raise
+        expected = (0, -signal.SIGKILL, -signal.SIGTERM, 130, 143)
+        if answer["status"] not in expected and "error" not in fields and "limit" not in fields:
+            pytest.fail(f"{answer}: {Path(fields['log']).read_text()[-2000:]}")
+        return answer
+
+    def end(self) -> None:
+        """Without it; the next request starts another."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
+
+
 @pytest.fixture(scope="module")
 def ask() -> Iterator[Ask]:
-    """Send a request to a process that forks a child for each (see warm.py)."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, WARM], stdin=pipe, stdout=pipe, text=True, env=environment()) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-
-        def request(folder: Path, **more: Any) -> dict[str, Any]:
-            fields = {"out": f"{folder}/out", "cache": f"{folder}/cache", "log": f"{folder}.log", "seed": 0} | more
-            process.stdin.write(json.dumps(fields) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-            assert line, f"the process that forks has ended with {process.wait(60)}"
-            answer: dict[str, Any] = json.loads(line)
-            expected = (0, -signal.SIGKILL, -signal.SIGTERM, 130, 143)
-            if answer["status"] not in expected and "error" not in fields and "limit" not in fields:
-                pytest.fail(f"{answer}: {Path(fields['log']).read_text()[-2000:]}")
-            return answer
-
-        yield request
-        process.stdin.close()
+    forker = Forker()
+    yield forker
+    forker.end()
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +63,19 @@ def undisturbed(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     assert outcome(folder / "0") == outcome(folder / "1")
     calls = int((folder / "0.calls").read_text())
     return {"outcome": outcome(folder / "0"), "seconds": seconds, "calls": calls}
+
+
+@pytest.fixture
+def peak() -> Callable[[], int]:
+    """peak(): by how many bytes this process's resident memory has grown at most since the test began."""
+    if sys.platform != "linux":
+        pytest.skip("memory is measured by /proc")
+
+    def status(name: str) -> int:
+        found = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+        assert found is not None
+        return int(found[1]) * 1024
+
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak
+    before = status("VmRSS")
+    return lambda: status("VmHWM") - before

@@ -55,7 +55,7 @@ REMEDIES = (
     "leave",
     "use",
     "Expected",
-    "lists the options",
+    "lists",
     "lower",
     "add",
     "make",

@@ -5,8 +5,6 @@ import logging
 import os
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -273,7 +271,7 @@ def test_weights_are_refused_in_one_line_too(
         shutil.copy(states / "8", path)
         ALL[name](path)
         try:
-            measure.trained_at(path, data, CPU)
+            measure.trained_at(path, CPU)
             wrong.append((name, "accepted"))
         except ValueError as error:  # InputError, which is what a command prints
             if "\n" in str(error) or type(error).__name__ not in ("CheckpointError", "InputError"):
@@ -281,23 +279,3 @@ def test_weights_are_refused_in_one_line_too(
     assert not list(tmp_path.rglob("SENTINEL"))
     tally(KIND, len(tried), len(wrong))
     assert not wrong
-
-
-def test_a_state_without_its_generators_is_an_error_and_no_new_start(
-    folder: Callable[[str], Path], states: Path, data: DataSet
-) -> None:
-    path = folder("rng") / NAME
-    shutil.copy(states / "8", path)
-    HOSTILE["no rng"](path)
-    with pytest.raises(CheckpointError, match=r"'rng' is missing"):
-        training.train(SPEC, data, CPU, updates=12)
-
-
-def test_the_bomb_is_one(tmp_path: Path) -> None:
-    """Which the tests above would not notice if it were not: the list of its instructions says what it would call."""
-    (tmp_path / "bomb").write_bytes(BOMB)
-    listed = subprocess.run(
-        [sys.executable, "-m", "pickletools", tmp_path / "bomb"], capture_output=True, text=True, check=True
-    ).stdout
-    assert "GLOBAL     'posix system'" in listed
-    assert "REDUCE" in listed

@@ -11,14 +11,15 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from forking import Ask, environment, outcome
+from forking import CALLS, Ask, environment, intercept, outcome, refusal
 from made_results import make_results
 from reliability import amount
 
@@ -28,36 +29,16 @@ from vma import checkpoint
 from vma.data import images, prepared
 from vma.errors import InputError
 
-CALLS = ("open", "write", "fsync", "ftruncate", "lseek", "replace", "mkdir")  # of os, in which a file is written
+WRITING = [name for name in CALLS if name != "unlink"]
 KIND = "faults injected on write"
 TENSORS = {"a": torch.arange(600.0), "rng": torch.zeros(16, dtype=torch.uint8)}
 
 
-class Faults:
-    """Counts the calls of os, and lets one fail; a write that fails has written a half."""
-
-    def __init__(self, number: int | None = None, error: int = 0, *, lasting: bool = False) -> None:
-        self.number, self.error, self.lasting, self.seen = number, error, lasting, 0
-
-    def __enter__(self) -> "Faults":
-        self.patch = pytest.MonkeyPatch()
-        for name in CALLS:
-            self.patch.setattr(os, name, self._wrap(name, getattr(os, name)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.patch.undo()
-
-    def _wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            self.seen += 1
-            if self.seen == self.number or (self.lasting and self.number is not None and self.seen > self.number):
-                if name == "write":
-                    real(arguments[0], arguments[1][: len(arguments[1]) // 2])
-                raise OSError(self.error, os.strerror(self.error))
-            return real(*arguments, **options)
-
-        return call
+@contextmanager
+def faults(number: int | None = None, error: int = 0, *, lasting: bool = False) -> Iterator[list[int]]:
+    """Counts the calls that write files, and lets one fail, or all from it on."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield intercept(WRITING, refusal(number, error, lasting), patch=patch.setattr)
 
 
 def save(folder: Path, update: int) -> None:
@@ -89,7 +70,7 @@ def text(folder: Path, update: int) -> None:
 
 def cached(folder: Path, update: int) -> None:
     part = images.unlabelled(np.full((20, 4, 4), bool(update % 2)))
-    prepared.write(images.make_data_set("made", part, part, part), {"update": str(update)})
+    prepared.write(images.make_data_set("made", part, part, part))
 
 
 WRITERS = (save, ship, append, specs, artifact, text, cached)
@@ -136,16 +117,16 @@ def test_each_call_that_fails_leaves_the_old_file_or_the_new(
     for update in (1, 2):
         write(tmp_path / "before", update)
     old = contents(fresh("old"))
-    with Faults() as counted:
+    with faults() as counted:
         write(fresh("new"), 3)
     new = contents(tmp_path / "new")
     assert old != new
     newest = {name: data for name, data in new.items() if name != "state.safetensors.previous"}
     wrong = []
-    for number in range(1, counted.seen + 1):
+    for number in range(1, counted[0] + 1):
         folder = fresh(str(number))
         said: list[str] = []
-        with Faults(number, error, lasting=lasting), warnings.catch_warnings(record=True) as warned:
+        with faults(number, error, lasting=lasting), warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             try:
                 write(folder, 3)
@@ -171,7 +152,7 @@ def test_each_call_that_fails_leaves_the_old_file_or_the_new(
         # the one before the last may be the last one now
         if {name: data for name, data in contents(folder).items() if name != "state.safetensors.previous"} != newest:
             wrong.append(f"call {number}: going on gives other files")
-    tally(KIND, counted.seen, len(wrong))
+    tally(KIND, counted[0], len(wrong))
     assert not wrong
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch._dynamo  # which the first optimizer would import, for two seconds
+from forking import CALLS, intercept, refusal
 
 from benchmarks import measure, store, training, worker
 from benchmarks.jobs import Job
@@ -29,7 +30,6 @@ from vma.data import load
 from vma.data.episodes import EpisodeSpec
 
 PHASES = ("loading", "training", "saving", "evaluating", "recording")
-CALLS = ("open", "write", "fsync", "ftruncate", "lseek", "replace", "unlink", "mkdir")  # of os, in a file's life
 REFUSED = ("open", "write", "fsync", "replace", "mkdir")  # those that a disk may refuse
 EPISODE = EpisodeSpec(classes=4, targets_per_class=2, shots=2)
 TRAIN = TrainSpec(
@@ -75,62 +75,19 @@ class Mark:
         return marked
 
 
-def die_at(number: int, after: bool) -> None:
+def die_at(call: int, after: bool) -> None:
     """Die by SIGKILL at a call of `CALLS`, before it or after it; of a write that is cut short, half is done."""
-    left = number
 
-    def mortal(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left == 0 and not after:
-                if name == "write":
-                    real(arguments[0], arguments[1][: len(arguments[1]) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
-            try:
-                return real(*arguments, **options)
-            finally:
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
+    def before_it(number: int, half: Callable[[], None]) -> None:
+        if number == call and not after:
+            half()
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        return call
+    def after_it(number: int) -> None:
+        if number == call:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    for name in CALLS:
-        setattr(os, name, mortal(name, getattr(os, name)))
-
-
-def fail_from(number: int, error: int, lasting: bool) -> None:
-    """Let a call of `CALLS` that a full or broken disk can refuse fail, and with `lasting` all after it."""
-    left = number
-
-    def failing(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left == 0 or (lasting and left < 0):
-                raise OSError(error, os.strerror(error))
-            return real(*arguments, **options)
-
-        return call
-
-    for name in REFUSED:
-        setattr(os, name, failing(name, getattr(os, name)))
-
-
-def count_calls() -> list[int]:
-    """Count the calls that `die_at` can die at."""
-    counted = [0]
-
-    def counting(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            counted[0] += 1
-            return real(*arguments, **options)
-
-        return call
-
-    for name in CALLS:
-        setattr(os, name, counting(getattr(os, name)))
-    return counted
+    intercept(CALLS, before_it, after_it)
 
 
 def run(request: dict[str, Any], mark: Mark) -> int:
@@ -161,9 +118,9 @@ def forked(request: dict[str, Any], mark: Mark) -> dict[str, Any]:
             os.dup2(log, 1)
             os.dup2(log, 2)
             Path(request["out"]).mkdir(parents=True, exist_ok=True)
-            counted = count_calls()
+            counted = intercept(CALLS)
             if "error" in request:
-                fail_from(request["call"], request["error"], request["lasting"])
+                intercept(REFUSED, refusal(request["call"], request["error"], request["lasting"]))
             elif "call" in request:
                 die_at(request["call"], request["after"])
             if "limit" in request:  # as of a quota: a write takes a part, and the next one none

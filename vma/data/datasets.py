@@ -1,6 +1,5 @@
 """The data sets by name: what each is made of, how it is split, and `load`, which finds, verifies and caches it."""
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable
@@ -48,84 +47,63 @@ _IWAE = ("yburda/iwae", "78a6075484bd7dd6f47a4bb9880d2295bc7a5220")
 _MADE = "https://github.com/mgermain/MADE/releases/download/ICML2015/"
 
 
-def _omniglot(root: str, digest: str, content: str) -> Source:
-    decode = partial(read_omniglot_zip, root=root, content=content)
-    return Source(f"omniglot/{root}.zip", decode, 32 * MIB, f"sha256:{digest}", _homes(*_LAKE, f"python/{root}.zip"))
+def _omniglot(root: str, *sha256: str) -> Source:
+    digests = tuple(f"sha256:{digest}" for digest in sha256)
+    return Source(f"omniglot/{root}.zip", read_omniglot_zip, 32 * MIB, digests, _homes(*_LAKE, f"python/{root}.zip"))
 
 
-def _gmn(name: str, below: int | None, digest: str, content: str) -> Source:
-    decode = partial(read_gmn_npz, below=below, content=content)
-    return Source(f"gmn/{name}.npz", decode, 32 * MIB, f"sha256:{digest}", _homes(*_GMN, f"data/{name}.npz"))
+def _gmn(name: str, below: int | None, sha256: str) -> Source:
+    decode = partial(read_gmn_npz, below=below)
+    return Source(f"gmn/{name}.npz", decode, 32 * MIB, (f"sha256:{sha256}",), _homes(*_GMN, f"data/{name}.npz"))
 
 
+# The official archives, and the same members, names and pixels under another compression, as a local mirror has them.
 OMNIGLOT = (
     _omniglot(
         "images_background",
         "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
-        "4292eadfe465ca17bdb21d62b7e26b949775418be9f8e3ba753b52cd6149ce94",
+        "0ca674f1c02257123afb1ae3337b536f9c4d0181ca780d9af318151efb4e45bc",
     ),
     _omniglot(
         "images_evaluation",
         "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
-        "2eabde80012ba9fcbb006d71d7d0ed1ec59fd7a79e34a3dcc439354399872139",
+        "fd45a41e89479c48ddc20ba2db00bee78297e97e337db2b9eba978d143193271",
     ),
 )
-OMNIGLOT_GMN = (
-    _gmn(
-        "train_small",
-        128,  # paper is 255
-        "136ac9970475ee96cb03275a4299233ef7d0f023380d2eff4ca73b31cc2f97da",
-        "562e9dbe594414f549fbb39a69814334d86ce63290498dd425f4265da0e0e1c1",
-    ),
-    _gmn(
-        "test_small",
-        128,
-        "5ac797844c90af132a423614c198f7b83ef8fad7cf8d32d6dc4f24483d317ac3",
-        "578523a65d513a3a1c8b4113001b9242a0635b28d260db5b5b02ee88e21552a6",
-    ),
+OMNIGLOT_GMN = (  # paper is 255
+    _gmn("train_small", 128, "136ac9970475ee96cb03275a4299233ef7d0f023380d2eff4ca73b31cc2f97da"),
+    _gmn("test_small", 128, "5ac797844c90af132a423614c198f7b83ef8fad7cf8d32d6dc4f24483d317ac3"),
 )
 MNIST_GMN = (
-    _gmn(
-        "binmnist_train",
-        None,
-        "8457d814b7c8cf3ea3583a00ead4e5a4497a9b7fa1f59e682943a7a224c50e26",
-        "32ed95cc78176faed8c2d61fd6b1ecbfeb6778a83ea2d5ca21e3febc0f17eadb",
-    ),
-    _gmn(
-        "binmnist_test",
-        None,
-        "ef8ee8b6b99c560e20776db966b763171ddc2b299c5307fc7b6724e3943ff202",
-        "78e3d4fa01120a871b1cc3c16a840e6468227596a44af62db844b1c1a210e12c",
-    ),
+    _gmn("binmnist_train", None, "8457d814b7c8cf3ea3583a00ead4e5a4497a9b7fa1f59e682943a7a224c50e26"),
+    _gmn("binmnist_test", None, "ef8ee8b6b99c560e20776db966b763171ddc2b299c5307fc7b6724e3943ff202"),
 )
-_CHARDATA_DIGEST = "git:016a3536ffe5e1d38e42563a18d7a78bfaf643ec"
 CHARDATA = (
     Source(
         "iwae/chardata.mat",
-        partial(read_chardata, digest=_CHARDATA_DIGEST),
+        read_chardata,
         100 * MIB,  # the largest file that GitHub takes
-        _CHARDATA_DIGEST,
+        ("git:016a3536ffe5e1d38e42563a18d7a78bfaf643ec",),
         _homes(*_IWAE, "datasets/OMNIGLOT/chardata.mat"),
     ),
 )
-_AMAT_SHA256 = {
-    "train": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
-    "valid": "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
-    "test": "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
-}
 MADE = (
     Source(
         "mnist/binarized_mnist.npz",
-        partial(read_made_npz, content=_AMAT_SHA256),
+        read_made_npz,
         512 * MIB,
-        "sha256:af10774d1da7e037c2f2d0388e6fd51e99f03d8878b72c15c86e0ca91c1424b2",
+        ("sha256:af10774d1da7e037c2f2d0388e6fd51e99f03d8878b72c15c86e0ca91c1424b2",),
         (_MADE + "binarized_mnist.npz",),
     ),
 )
 # The .amat files' own home speaks http only, so they are read where the user has them and never downloaded.
 AMAT = tuple(
-    Source(f"mnist/binarized_mnist_{split}.amat", partial(read_amat, split=split, content=sha256), 128 * MIB)
-    for split, sha256 in _AMAT_SHA256.items()
+    Source(f"mnist/binarized_mnist_{split}.amat", partial(read_amat, split=split), 128 * MIB, (f"sha256:{sha256}",))
+    for split, sha256 in {
+        "train": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+        "valid": "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+        "test": "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+    }.items()
 )
 
 Splits = tuple[ImageSet, ImageSet, ImageSet]
@@ -247,35 +225,23 @@ def _load(name: str, recipe: _Recipe, folder: Path | None, progress: bool) -> Da
         (v for place in places for v in recipe.variants if any(download.locate(s, place) for s in v)),
         recipe.variants[0],
     )
-    given = {}  # what the user pointed to is checked at every start, by its hash where the cache knows that
-    if folder is not None:
+    if folder is not None:  # what the user pointed to is verified at every start
         for source in sources:
             if path := download.locate(source, folder):
-                given[source.path] = hashlib.sha256(_read(source, path)).hexdigest()
-    if (data_set := prepared.read(name, given)) is not None:
-        return data_set
-    archives: dict[str, str] = {}
-    decoded = []
-    for source in sources:
-        raw, content = _obtain(name, source, folder, progress)
-        archives[source.path] = hashlib.sha256(raw).hexdigest()
-        decoded.append(content)
-    data_set = make_data_set(name, *recipe.build(*decoded))
-    prepared.write(data_set, archives)
+                _read(source, path)
+    if (data_set := prepared.read(name)) is None:
+        data_set = make_data_set(name, *recipe.build(*(_obtain(name, s, folder, progress) for s in sources)))
+        prepared.write(data_set)
     return data_set
 
 
-def _obtain(name: str, source: Source, folder: Path | None, progress: bool) -> tuple[bytes, Decoded]:
-    """The bytes of a source and what they hold, verified, from the first place that has them right."""
+def _obtain(name: str, source: Source, folder: Path | None, progress: bool) -> Decoded:
+    """What a source holds, from the first place that has the right bytes."""
     attempts = []
     if folder is None:
         attempts.append("--data or VMA_DATA: not given")
     elif path := download.locate(source, folder):
-        raw = _read(source, path)
-        try:
-            return raw, source.decode(raw)
-        except BadContent as error:
-            raise _wrong_file(source, path, error) from error
+        return source.decode(_read(source, path))
     else:
         attempts.append(f"{printable(folder)}: has no {source.path} and no {source.name}")
     for what, place in (("cache", download.downloads_dir()), ("mirror beside the checkout", download.LOCAL_MIRROR)):
@@ -284,27 +250,22 @@ def _obtain(name: str, source: Source, folder: Path | None, progress: bool) -> t
             attempts.append(f"{what} {printable(place)}: has no {source.path}")
             continue
         try:
-            raw = download.read_bounded(path, source.max_bytes)
-            return raw, source.decode(raw)
+            return source.decode(download.read_verified(source, path))
         except (BadContent, OSError) as error:
             attempts.append(f"{what} {printable(path)}: {error}")
             warnings.warn(f"{printable(path)}: not used ({error}); looking further", stacklevel=2)
-    fetched, failed = download.fetch(source, progress)
-    if fetched is None:
+    raw, failed = download.fetch(source, progress)
+    if raw is None:
         raise DataUnavailable(
             f"{name}: {source.name} is nowhere to be had; give --data DIR with {source.path}, or use --dataset strokes",
             (*attempts, *failed),
         )
-    return fetched, source.decode(fetched)
+    return source.decode(raw)
 
 
 def _read(source: Source, path: Path) -> bytes:
     try:
-        return download.read_bounded(path, source.max_bytes)
+        return download.read_verified(source, path)
     except (BadContent, OSError) as error:
-        raise _wrong_file(source, path, error) from error
-
-
-def _wrong_file(source: Source, path: Path, error: Exception) -> InputError:
-    home = f"the one from {source.urls[0]}" if source.urls else "an intact copy"
-    return InputError(f"{printable(path)}: {error}; replace it with {home}, or take it out of the folder")
+        home = f"the one from {source.urls[0]}" if source.urls else "an intact copy"
+        raise InputError(f"{printable(path)}: {error}; replace it with {home}, or take it out of the folder") from error

@@ -50,9 +50,9 @@ class Source:
     """One file that a data set is made of."""
 
     path: str  # relative to a data folder; the bare file name there is accepted too
-    decode: Callable[[bytes], Decoded]  # verifies the content itself; raises BadContent
+    decode: Callable[[bytes], Decoded]  # never sees bytes that have none of `digests`
     max_bytes: int
-    digest: str = ""  # of the official bytes, "sha256:..." or "git:..." (a blob's sha1): what a download must have
+    digests: tuple[str, ...]  # of the archives that exist: "sha256:...", or "git:..." (the sha1 of a git blob)
     urls: tuple[str, ...] = ()  # public homes, tried in order; () where there is none over https
 
     @property
@@ -100,6 +100,13 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         raise
 
 
+def read_verified(source: Source, path: Path) -> bytes:
+    """The bytes of a file of a source, which have one of its digests. Raises BadContent or OSError."""
+    raw = read_bounded(path, source.max_bytes)
+    check_digest(raw, source.digests)
+    return raw
+
+
 class _Bounded(io.BytesIO):
     """A buffer for a download that may not grow beyond what is expected."""
 
@@ -123,7 +130,7 @@ def fetch(source: Source, progress: bool) -> tuple[bytes | None, list[str]]:
     for url in source.urls:
         try:
             raw = _download(url, source.max_bytes, progress)
-            check_digest(raw, source.digest)
+            check_digest(raw, source.digests)
         # ValueError: what is no URL, in a redirect; BadContent is one too.
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             attempts.append(f"{url}: {_reason(error)}")
@@ -195,15 +202,19 @@ def _stream(url: str, buffer: _Bounded, bar: tqdm) -> None:
     raise BadContent(f"more than {_MAX_REDIRECTS} redirects")
 
 
-def check_digest(raw: bytes, digest: str) -> None:
-    """Raise BadContent unless `raw` has the digest "sha256:..." or "git:..." (the sha1 of a git blob)."""
-    kind, _, expected = digest.partition(":")
-    if kind == "git":  # the only hash that a repository's listing gives without the file itself
-        actual = hashlib.sha1(b"blob %d\0" % len(raw) + raw, usedforsecurity=False).hexdigest()
-    else:
-        actual = hashlib.sha256(raw).hexdigest()
-    if actual != expected:
-        raise BadContent(f"wrong bytes ({kind} {actual[:12]}..., expected {expected[:12]}...)")
+def check_digest(raw: bytes, digests: tuple[str, ...]) -> None:
+    """Raise BadContent unless `raw` has one of the digests, see `Source`."""
+    for kind, _, expected in (digest.partition(":") for digest in digests):
+        # git's is the only hash that a repository's listing gives without the file itself
+        actual = _git_sha1(raw) if kind == "git" else hashlib.sha256(raw).hexdigest()
+        if actual == expected:
+            return
+    known = " or ".join(digest.partition(":")[2][:12] + "..." for digest in digests)
+    raise BadContent(f"wrong bytes ({kind} {actual[:12]}..., expected {known})")
+
+
+def _git_sha1(raw: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(raw) + raw, usedforsecurity=False).hexdigest()
 
 
 def _reason(error: Exception) -> str:

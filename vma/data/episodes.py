@@ -1,17 +1,18 @@
 """Episodes: targets and the memory that they share, as a pure function of (seed, step)."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vma.errors import InputError, check_name, check_whole
 
-PROTOCOLS = ("per_class", "gmn", "recall", "none")
+PROTOCOLS = ("per_class", "gmn", "sequence", "recall", "none")
 SHIFTS = ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))  # corners of an image in one with an edge of a pixel; none first
 MOST = 2**18  # targets of an episode, and entries: more than any data set here has images
+MOST_IN_SEQUENCES = 2**12  # objects, each of which sees or does not see each other one
 
 
 @runtime_checkable
@@ -26,7 +27,10 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Episode:
-    """B targets and one memory of M entries; the index tensors name images of the set that both were drawn from."""
+    """B targets and one memory of M entries; the index tensors name images of the set that both were drawn from.
+
+    `visible` says which entries a target sees, where not all of them.
+    """
 
     x: Float[Tensor, "B C H W"]
     memory: Float[Tensor, "M C H W"] | None
@@ -34,13 +38,21 @@ class Episode:
     memory_index: Int[Tensor, " M"] | None
     x_class: Int[Tensor, " B"]
     memory_class: Int[Tensor, " M"] | None
+    visible: Bool[Tensor, "B M"] | None = None
 
     @property
     def duplicated(self) -> Tensor:
-        """(B,) bool: whether the very image of the target is in memory."""
+        """(B,) bool: whether the very image of the target is in the memory that it sees."""
         if self.memory_index is None:
             return torch.zeros_like(self.x_index, dtype=torch.bool)
-        return (self.x_index[:, None] == self.memory_index).any(1)
+        same = self.x_index[:, None] == self.memory_index
+        return (same if self.visible is None else same & self.visible).any(1)
+
+    def seen(self, rows: Int[Tensor, " b"] | None = None) -> dict[str, Any]:
+        """What a model's `forward` has to be told of the memory that these targets see: nothing if they see all."""
+        if self.visible is None:
+            return {}
+        return {"visible": self.visible if rows is None else self.visible[rows]}
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,9 @@ class EpisodeSpec:
     - gmn: memory holds `shots` objects in total, each a drawing drawn with replacement from one of `classes` classes,
       so that a target can be among them (the evaluator of Generative Matching Networks). The first classes have the
       targets, which are distinct.
+    - sequence: `sequences` sequences of `shots` objects, each of which is a target that sees those before it in its
+      sequence (the training of Generative Matching Networks). A sequence has `classes` classes, drawn with replacement,
+      and so are each object's class from among them and its drawing.
     - recall: `memory_size` random images in memory, targets drawn from them with replacement (section 4.1).
     - none: random targets and no memory.
 
@@ -79,6 +94,7 @@ class EpisodeSpec:
     shifted: int | None = None
     upright: float | None = None
     fewest_shots: int | None = None
+    sequences: int | None = None
 
     def __post_init__(self) -> None:
         check_name("protocol", self.protocol, PROTOCOLS)
@@ -104,6 +120,12 @@ class EpisodeSpec:
                 raise InputError(f"fewest_shots is given with protocol {self.protocol}: it is for per_class")
         if self.protocol not in ("per_class", "gmn") and (self.turned or self.shifted):
             raise InputError(f"turned or shifted is given with protocol {self.protocol}: it is for classes")
+        if (self.sequences is not None) != (self.protocol == "sequence"):
+            raise InputError("sequences is given with protocol sequence, and only with it")
+        if self.sequences is not None:
+            check_whole("sequences", self.sequences, 1, MOST)
+            check_whole("sequences x shots", self.num_targets, 1, MOST_IN_SEQUENCES)
+            check_whole("sequences x classes", self.sequences * self.classes, 1, MOST)
         check_whole("classes x targets_per_class", self.num_targets, 1, MOST)
         if self.protocol == "per_class":
             check_whole("classes x shots", self.num_entries, 1, MOST)
@@ -111,13 +133,21 @@ class EpisodeSpec:
     @property
     def num_targets(self) -> int:
         """B."""
+        if self.sequences is not None:
+            return self.sequences * self.shots
         classes = self.classes if self.target_classes is None else self.target_classes
         return classes * self.targets_per_class
 
     @property
     def num_entries(self) -> int:
         """|M|."""
-        sizes = {"per_class": self.classes * self.shots, "gmn": self.shots, "recall": self.memory_size or 0, "none": 0}
+        sizes = {
+            "per_class": self.classes * self.shots,
+            "gmn": self.shots,
+            "sequence": self.num_targets,
+            "recall": self.memory_size or 0,
+            "none": 0,
+        }
         return sizes[self.protocol]
 
 
@@ -143,7 +173,8 @@ class Episodes:
         self.offsets = images.offsets
         counts = self.offsets.diff()
         self.drawings = int(counts.max())
-        needed = spec.targets_per_class + spec.shots * (spec.protocol == "per_class")
+        few_shot = spec.targets_per_class + spec.shots * (spec.protocol == "per_class")
+        needed = 1 if spec.protocol == "sequence" else few_shot
         self.eligible = (counts >= needed).nonzero()[:, 0]
         if spec.protocol in ("per_class", "gmn") and len(self.eligible) < spec.classes:
             raise InputError(
@@ -157,6 +188,8 @@ class Episodes:
 
     def __call__(self, step: int | Tensor) -> Episode:
         spec = self.spec
+        if spec.sequences is not None:
+            return self._sequences(step, spec.sequences, spec.shots)
         if spec.protocol in ("per_class", "gmn"):
             x_index, memory_index = self._few_shot(step)
         elif spec.protocol == "recall":
@@ -211,6 +244,18 @@ class Episodes:
             return spec.shots
         u = int(self._below(2**20, step, 9, 1)) / 2**20
         return min(spec.shots, int(spec.fewest_shots * ((spec.shots + 1) / spec.fewest_shots) ** u))
+
+    def _sequences(self, step: int | Tensor, sequences: int, length: int) -> Episode:
+        spec = self.spec
+        position = torch.arange(sequences * length, device=self.offsets.device)
+        sequence = position // length
+        classes = self.eligible[self._below(len(self.eligible), step, 0, sequences * spec.classes)]
+        own = classes[sequence * spec.classes + self._below(spec.classes, step, 2, len(position))]
+        drawing = _scale(self._keys(step, 3, position), self.offsets[own + 1] - self.offsets[own])
+        index = self.offsets[own] + drawing
+        images = self.images[index].float()
+        visible = (sequence[:, None] == sequence) & (position[:, None] > position)
+        return Episode(images, images, index, index, own, own, visible)
 
     def _keys(self, step: int | Tensor, stream: int, counter: Tensor) -> Tensor:
         return _keys(self.seed, step, stream, counter)

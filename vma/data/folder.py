@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from PIL import Image
 
 from vma.data.download import MIB, printable, read_bounded
@@ -58,6 +58,18 @@ def read_folder(path: Path, image_size: int, name: str) -> DataSet:
     others, test = hold_out_classes(whole, every=5)
     train, validation = hold_out_classes(others, every=20)
     return make_data_set(name, train, validation, test)
+
+
+def read_drawing(file: Path, image_size: int) -> Float[torch.Tensor, "1 H W"]:
+    """One drawing as an image of 0 and 1 at `image_size` squared, read as those of a folder are.
+
+    Raises:
+        InputError: for a file that is not a whole PNG image or beyond the caps on size, or an image without ink.
+    """
+    ink = _read_ink(file, image_size)
+    if not ink.any():
+        raise InputError(f"{printable(file)}: has no ink, which is what is darker than half; give a drawing on white")
+    return torch.from_numpy(ink)[None].float()
 
 
 def _pngs(folder: Path, levels: int) -> Iterator[Path]:

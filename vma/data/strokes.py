@@ -1,6 +1,7 @@
 """Procedural characters: a labelled set of drawings that needs no file and is a pure function of (seed, image_size)."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -23,6 +24,7 @@ class _Stream:
         return low + (high - low) * (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+@lru_cache(2)  # drawn again for each run of a process else
 def draw_strokes(image_size: int = 28, seed: int = SEED) -> DataSet:
     """600 training and 200 test classes of 20 drawings each; classes 0, 20, 40, ... of the 600 are for validation.
 

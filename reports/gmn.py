@@ -1,0 +1,221 @@
+"""Generative Matching Networks, trained here: Table 1 with them beside VMA and soft attention, and their matching."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter
+
+from reports.drawing import COLOURS, INK, STYLES, grid_of_axes, is_comparable, legend_under, thousands
+from reports.results import GMN_VARIANTS, TABLE1_CLASSES, TABLE1_SHOTS, Results
+from reports.statistics import differences, seed_means
+
+# Lines of the table and the figure, by model, variant and protocol of training; None stands for null and for any.
+LINES: dict[tuple[str, str | None, str | None], str] = {
+    ("vma", None, "per_class"): "VMA",
+    ("vma", None, "gmn"): "VMA, trained under protocol gmn",
+    ("soft", None, "per_class"): "Soft attention (features)",
+    ("gmn", "gmn-own", "sequence"): "GMN",
+    ("gmn", "gmn-suite", "sequence"): "GMN's memory on VMA's networks",
+    ("gmn", "gmn-suite-skips", "sequence"): "the same with skip connections",
+    ("vae", None, "none"): "Plain VAE",
+    ("vae", "gmn-vae", "none"): "Plain VAE of GMN's networks",
+}
+VMA, OWN = LINES["vma", None, "per_class"], LINES["gmn", "gmn-own", "sequence"]
+TRAINED = "train_protocol"
+PROTOCOLS = ("gmn", "per_class")
+SHOTS = (0, *TABLE1_SHOTS)
+# NLL against objects in memory of GMN's first text (arXiv 1612.02192, trained on 2 classes), by classes at the test.
+ICLR = {
+    1: {0: 89.3, 1: 83.4, 2: 79.6, 3: 77.2, 4: 75.3, 9: 66.7},
+    2: {0: 89.2, 1: 86.6, 2: 85.0, 3: 83.5, 4: 81.6, 9: 75.9},
+    4: {0: 88.8, 1: 88.0, 2: 87.9, 3: 86.6, 4: 85.6, 9: 82.5},
+}
+KEYS = ["line", "protocol", "targets", "classes", "shots"]
+ATTENTION = {"q": "q(z|x, X)", "x": "p(x|z, X)", "z": "p(z|X)"}
+LOGGED = [f"{what}_{of}" for what in ("strength", "entropy") for of in ATTENTION]
+
+
+def frame(results: Results) -> pd.DataFrame:
+    """A line for each line of LINES, protocol, group of targets, number of classes and of objects or examples.
+
+    Columns: KEYS; value, stderr, n, updates, seeds, dirty; minus_vma and minus_vma_stderr, the difference to VMA on the
+    same targets; quoted, the number of the text whose table this is. Without objects, shots is 0 and classes and
+    protocol are null. Empty if no GMN was evaluated.
+    """
+    rows = results.of("table1", metric="nll")
+    if not (rows.model == "gmn").any():
+        return pd.DataFrame(columns=[*KEYS, "dirty"])
+    named = pd.DataFrame([(*key, line) for key, line in LINES.items()], columns=["model", "variant", TRAINED, "line"])
+    rows = rows.merge(named, on=["model", "variant", TRAINED])
+    rows = rows[rows.protocol.isin(PROTOCOLS) | (rows.targets == "all")]
+    alone = rows.protocol == "none"
+    rows = rows.assign(shots=rows.shots.mask(alone, 0))
+    found = seed_means(rows).merge(named, on=["model", "variant", TRAINED])
+    found = found[[*KEYS, "value", "stderr", "n", "updates", "seeds", "dirty", "seed_values"]]
+    paired = differences(results, rows[(rows.targets == "all") & ~alone], KEYS, {"line": VMA})
+    paired = paired[paired.line != VMA].rename(columns=lambda name: name.replace("difference", "minus_vma"))
+    paired = paired[[*KEYS, "minus_vma", "minus_vma_stderr"]].astype(found[KEYS].dtypes.to_dict())
+    found = found.merge(paired, "left", KEYS)
+    numbers = quoted(results)
+    cells = zip(found.line, found.protocol, found.targets, found.classes, found.shots, strict=True)
+    values = [
+        numbers.get((protocol, classes, shots), np.nan)
+        if targets == "all" and line == {"gmn": OWN, "per_class": VMA}.get(protocol)
+        else np.nan
+        for line, protocol, targets, classes, shots in cells
+    ]
+    order = {line: place for place, line in enumerate(LINES.values())}
+    places = found.assign(quoted=values, place=found.line.map(order), group=found.targets.ne("all"))
+    return places.sort_values(["protocol", "classes", "place", "group", "targets", "shots"], ignore_index=True).drop(
+        columns=["place", "group"]
+    )
+
+
+def quoted(results: Results) -> dict[tuple[str, float, float], float]:
+    """Table 1's numbers by protocol, classes and shots: VMA's follow per_class, GMN's gmn. None beside smoke runs."""
+    if not is_comparable(results, "table1"):
+        return {}
+    paper = results.paper[results.paper["where"] == "Table 1"]
+    protocols = paper.model.map({"vma": "per_class", "gmn": "gmn"})
+    return dict(zip(zip(protocols, paper.classes, paper.shots, strict=True), paper.number, strict=True))
+
+
+def grid(found: pd.DataFrame) -> pd.DataFrame:
+    """A line for each protocol, C, model and group of targets, a column for each number of objects; all text."""
+    lines = []
+    nothing = found[found.shots == 0].set_index("line")
+    for protocol in PROTOCOLS:
+        for classes in sorted(found.classes.dropna().unique()):
+            part = found[(found.protocol == protocol) & (found.classes == classes)]
+            for (line, targets), cells in part.groupby(["line", "targets"], sort=False):
+                first = nothing.loc[[line]].iloc[0] if targets == "all" and line in nothing.index else None
+                name = line if targets == "all" else f"{line}, {targets}"
+                by_shots = cells.set_index("shots").reindex(TABLE1_SHOTS)
+                texts = [_number(v, s) for v, s in zip(by_shots.value, by_shots.stderr, strict=True)]
+                before = "" if first is None else _number(first.value, first.stderr)
+                lines.append([protocol, f"{classes:.0f}", name, before, *texts, *_made_by(cells)])
+                if cells.minus_vma.notna().any():
+                    pairs = zip(by_shots.minus_vma, by_shots.minus_vma_stderr, strict=True)
+                    lines.append(["", "", "minus VMA", "", *(_number(v, s, "+") for v, s in pairs), *[""] * 4])
+                if cells.quoted.notna().any():
+                    lines.append(["", "", "quoted in Table 1", "", *(_number(v) for v in by_shots.quoted), *[""] * 4])
+                    if protocol == "gmn" and classes in ICLR:
+                        own = [_number(ICLR[int(classes)].get(n, np.nan)) for n in SHOTS]
+                        lines.append(["", "", "in GMN's first text", *own, *[""] * 4])
+    alone = found[found.line.str.startswith("Plain VAE")]
+    for _, row in alone.iterrows():
+        made = _made_by(alone.loc[[row.name]])
+        lines.append(["none", "", row.line, _number(row.value, row.stderr), *[""] * len(TABLE1_SHOTS), *made])
+    columns = ["protocol", "C", "model", *(f"{n}" for n in SHOTS), "n", "updates", "seeds", ""]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _number(value: float, stderr: float = np.nan, sign: str = "") -> str:
+    if pd.isna(value):
+        return "-"
+    return f"{value:{sign}.1f}" + ("" if pd.isna(stderr) else f" ± {stderr:.1f}")
+
+
+def _made_by(cells: pd.DataFrame) -> list[str]:
+    mark = "*" if cells.dirty.any() else ""
+    return [f"{cells.n.min():,.0f}", f"{cells.updates.max():,.0f}", f"{cells.seeds.min():.0f}", mark]
+
+
+TABLE = (
+    "Table 1 with Generative Matching Networks trained here. Test NLL in nats (lower is better), K = 1,000, against "
+    "objects in memory: in total under protocol gmn, of each of C classes under per_class; targets that are duplicated "
+    "in memory apart"
+)
+
+STYLE: dict[str, dict[str, Any]] = {
+    VMA: STYLES["vma"],
+    LINES["vma", None, "gmn"]: {**STYLES["vma"], "linestyle": ":", "markerfacecolor": "white"},
+    LINES["soft", None, "per_class"]: STYLES["soft features"],
+    OWN: STYLES["gmn"],
+    LINES["gmn", "gmn-suite", "sequence"]: {**STYLES["gmn"], "color": COLOURS[5], "linestyle": "--"},
+    LINES["gmn", "gmn-suite-skips", "sequence"]: {**STYLES["gmn"], "color": COLOURS[6], "linestyle": "-."},
+}
+CAPTION = (
+    "Test NLL (K = 1,000) against objects in memory, for 1, 2, 4 and 16 classes: GMN as published, its memory on VMA's "
+    "networks without and with skip connections, VMA and soft attention. Above: GMN's protocol, objects in total, "
+    "drawn with replacement, so that the target can be among them. Below: examples per class, the target not among "
+    "them. 0 is without any object. Diamonds are the numbers of Table 1, crosses those of GMN's first text. Bars: "
+    "standard errors."
+)
+
+
+def draw(results: Results) -> Figure | None:
+    """Table 1 under both protocols; None if no GMN was evaluated."""
+    found = frame(results)
+    if found.empty:
+        return None
+    found = found[found.targets == "all"]
+    classes = sorted(found.classes.dropna().unique()) or list(TABLE1_CLASSES)
+    figure, axes = grid_of_axes(2, len(classes), 2.9 * len(classes), 7.1, sharex=True, sharey="row")
+    for row, protocol in zip(axes, PROTOCOLS, strict=True):
+        for axis, c in zip(row, classes, strict=True):
+            _panel(axis, found, protocol, c, beside=is_comparable(results, "table1"))
+        row[0].set_ylabel("test NLL, nats (lower is better)")
+    for axis in axes[-1]:
+        axis.set_xlabel("objects in memory")
+    legend_under(figure, *axes.ravel())
+    return figure
+
+
+def _panel(axis: Axes, found: pd.DataFrame, protocol: str, classes: float, beside: bool) -> None:
+    here = (found.protocol == protocol) & (found.classes == classes)
+    for line, style in STYLE.items():
+        part = found[(found.line == line) & (here | (found.shots == 0))]
+        if part[part.shots > 0].empty:
+            continue
+        part = part.set_index("shots").reindex(SHOTS if (part.shots == 0).any() else TABLE1_SHOTS)
+        axis.errorbar(part.index, part.value, part.stderr, label=line, **style)
+        numbers = part[part.quoted.notna()]
+        if len(numbers):
+            whose = f"{'GMN' if protocol == 'gmn' else 'VMA'} in Table 1"
+            axis.plot(numbers.index, numbers.quoted, "D", color=INK, markerfacecolor="white", label=whose)
+    for _, alone in found[found.line.str.startswith("Plain VAE")].iterrows():
+        dashes = "-." if alone.line == "Plain VAE" else ":"
+        axis.axhline(alone.value, color=STYLES["vae"]["color"], linestyle=dashes, label=alone.line)
+    if protocol == "gmn" and beside and classes in ICLR:
+        text = ICLR[int(classes)]
+        axis.plot(list(text), list(text.values()), "x", color=INK, label="GMN in its first text")
+    axis.set_title(f"C = {classes:.0f}, {'objects in total' if protocol == 'gmn' else 'examples a class'}")
+    axis.xaxis.set_major_locator(FixedLocator([0, 1, 2, 5, 10, 19]))
+
+
+MATCHING_CAPTION = (
+    "Whether GMN's matching has begun, over training, on validation sequences of 10 objects: the mean strength of "
+    "attention, the entropy of its weights (1.5 nats where it is uniform), and by how much the NLL of a sequence's "
+    "last object is below that of its first, which in the first updates says most of a pseudo-input that is new."
+)
+
+
+def draw_matching(results: Results) -> Figure | None:
+    """Strength, entropy and gain of each GMN's training; None without logs that have them."""
+    rows = results.of("table1", model="gmn", variant=GMN_VARIANTS).drop_duplicates("train_id")
+    logs = {}
+    for _, row in rows.iterrows():
+        log = results.training_log(row, also=[*LOGGED, "gain"])
+        if log is not None and log.gain.notna().any():
+            line = LINES[row.model, row.variant, row.train_protocol]
+            logs[line, row.train_seed] = log[log.gain.notna()]
+    if not logs:
+        return None
+    figure, axes = grid_of_axes(1, 3, 10.5, 3.8)
+    for (line, _), log in logs.items():
+        colour = STYLE[line]["color"]
+        for axis, what in zip(axes[0], ("strength", "entropy"), strict=False):
+            for of, dashes in zip(ATTENTION, ("-", "--", ":"), strict=True):
+                label = f"{line}: {ATTENTION[of]}"
+                axis.plot(log["update"], log[f"{what}_{of}"], color=colour, linestyle=dashes, label=label)
+        axes[0][2].plot(log["update"], log.gain, color=colour)
+    for axis, words in zip(axes[0], ("strength", "entropy, nats", "gain of the last object, nats"), strict=True):
+        axis.set_ylabel(words)
+        axis.set_xlabel("updates")
+        axis.xaxis.set_major_formatter(FuncFormatter(thousands))
+    legend_under(figure, axes[0][0])
+    return figure
