@@ -191,7 +191,7 @@ def _replace(name: str, tensor: torch.Tensor) -> Callable[[dict[str, torch.Tenso
     [
         (lambda tensors: tensors.pop("rng"), "'rng' is missing"),
         (lambda tensors: tensors.pop("model.0.bias"), r"'model.0.bias' is missing"),
-        (lambda tensors: tensors.pop("optimizer.1.exp_avg"), r"'optimizer.1.exp_avg_sq' is unknown"),
+        (lambda tensors: tensors.pop("optimizer.1.exp_avg"), r"'optimizer.1.exp_avg' is missing"),
         (lambda tensors: tensors.pop("optimizer.1.step"), r"'optimizer.1.step' is missing"),
         (_replace("model.9.bias", torch.zeros(1)), r"'model.9.bias' is unknown"),
         (_replace("optimizer.9.step", torch.zeros(())), r"'optimizer.9.step' is unknown"),
