@@ -432,10 +432,12 @@ def smoke(experiment: Experiment) -> Experiment:
 
     It goes through the same code and has ids of its own: the recipe of all its runs is "smoke".
     """
-    return replace(experiment, cells=tuple(dict.fromkeys(_smoke_cells(experiment.cells))))
+    return replace(experiment, cells=tuple(dict.fromkeys(smoke_cells(experiment.cells))))
 
 
-def _smoke_cells(cells: Iterable[Cell]) -> Iterable[Cell]:
+def smoke_cells(cells: Iterable[Cell]) -> Iterable[Cell]:
+    """The cells as a smoke run shrinks them, one for each."""
+
     def episode(spec: EpisodeSpec) -> EpisodeSpec:
         entries = None if spec.memory_size is None else max(4, spec.memory_size // 32)
         return replace(spec, memory_size=entries, classes=min(spec.classes, 16), shots=min(spec.shots, 16))

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import nn
 
 from baselines.soft_attention import SoftEncoded
@@ -29,13 +28,13 @@ from vma.evaluation import (
     METRICS,
     Scores,
     classify,
-    clustered_stderr,
     evaluate,
     evaluate_memories,
     join,
     own_entry_probability,
 )
 from vma.objectives import Terms
+from vma.statistics import clustered_stderr, interval
 from vma.training import WARM_UP, fit
 
 SAMPLES_EACH = 4  # samples beside a reconstruction, in the lookups
@@ -387,18 +386,10 @@ def _classification(
         assert log_p is not None
         accuracies.append(said.correct(log_p, episode.x_class).double().mean().item())
     values = np.array(accuracies)
-    low, high = mean_interval(values)
-    stderr = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None
-    metric = _metric("accuracy", float(values.mean()), stderr, len(values)) | {"rule": rule, "low": low, "high": high}
+    low, high = (end if np.isfinite(end) else None for end in interval(values))
+    metric = _metric("accuracy", float(values.mean()), clustered_stderr(values), len(values))
+    metric |= {"rule": rule, "low": low, "high": high}
     return [metric], {rule: values.astype(np.float32)}
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % bootstrap interval of a mean over independent values (percentile; seeded)."""
-    if len(values) < 2 or values.min() == values.max():
-        return float(values.min()), float(values.max())
-    found = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=2000, rng=np.random.default_rng(0))
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def _autocast(evaluation: EvalSpec, device: torch.device) -> torch.autocast:

@@ -11,7 +11,7 @@ import pytest
 from made_results import make_results
 
 from reports import drawing, figures, page
-from reports.claims import assess
+from reports.outcomes import assess
 from reports.results import read_results
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the extra test")

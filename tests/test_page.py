@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from made_results import make_results
+from reports.claims import assess
 
 from benchmarks.store import append_rows, read_rows
 from reports import __main__ as command
 from reports import figures, page, tables
-from reports.claims import assess
 from reports.results import InputError, read_results
 
 ROOT = Path(__file__).parents[1]
@@ -200,7 +200,7 @@ def test_equal_results_give_equal_pages(small: Path) -> None:
 
 def test_lookups_are_packed_without_loss(made: Path) -> None:
     results = read_results(made)
-    arrays = results.artifact(results.of("lookup").iloc[0])
+    arrays = results.arrays(results.of("lookup").iloc[0])
     packed = page.lookups(results)
     assert arrays is not None
     assert packed is not None

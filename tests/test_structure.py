@@ -32,11 +32,19 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vma.sampled": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing", "vma.model"),
     "vma.checkpoint": ("vma.errors", "vma.files"),
     "vma.training": ("vma.errors", "vma.objectives", "vma.data"),
-    "vma.evaluation": ("vma.errors", "vma.objectives", "vma.addressing", "vma.data", "vma.training"),
+    "vma.evaluation": (
+        "vma.errors",
+        "vma.objectives",
+        "vma.addressing",
+        "vma.data",
+        "vma.statistics",
+        "vma.training",
+    ),
     "baselines": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing"),
     "baselines.sampled": ("baselines", "vma.objectives", "vma.networks", "vma.addressing", "vma.sampled"),
     "benchmarks": ("vma", "baselines", "reports"),
-    "reports": ("vma.errors",),
+    "vma.statistics": (),
+    "reports": ("vma.errors", "vma.statistics"),
 }
 
 

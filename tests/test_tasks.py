@@ -143,14 +143,6 @@ def test_classification_counts_each_episode_by_both_rules() -> None:
     assert set(np.unique(likelihood.arrays["likelihood"])) <= {0, 1}
 
 
-def test_the_interval_of_a_mean_covers_it_and_is_a_point_for_equal_values() -> None:
-    values = np.random.default_rng(1).normal(size=200)
-    low, high = tasks.mean_interval(values)
-    assert low < values.mean() < high
-    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(200), rel=0.2)
-    assert tasks.mean_interval(np.ones(5)) == (1, 1)
-
-
 def test_updates_are_timed_in_turns() -> None:
     cells = [
         replace(cell, train=replace(cell.train, threads=1))  # on more, such tiny networks are slower

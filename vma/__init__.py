@@ -1,9 +1,16 @@
-"""Variational memory addressing (Bornschein, Mnih, Zoran, Rezende, NIPS 2017): models, estimators, evaluation."""
+"""Variational memory addressing (Bornschein, Mnih, Zoran, Rezende, NIPS 2017): models, estimators, evaluation.
 
-from vma.addressing import Addressing, cosine, inner_product, similarity
-from vma.model import VariationalMemoryAddressing
-from vma.networks import ConvSizes, MLPSizes
-from vma.objectives import Terms, iwae, vimco
+Names are looked up when they are asked for: what reads results imports parts of this package and no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vma.addressing import Addressing, cosine, inner_product, similarity
+    from vma.model import VariationalMemoryAddressing
+    from vma.networks import ConvSizes, MLPSizes
+    from vma.objectives import Terms, iwae, vimco
 
 __version__ = "0.1.0"
 
@@ -19,3 +26,17 @@ __all__ = [
     "similarity",
     "vimco",
 ]
+
+_HOMES = {
+    "vma.addressing": ("Addressing", "cosine", "inner_product", "similarity"),
+    "vma.model": ("VariationalMemoryAddressing",),
+    "vma.networks": ("ConvSizes", "MLPSizes"),
+    "vma.objectives": ("Terms", "iwae", "vimco"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
