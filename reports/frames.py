@@ -95,7 +95,7 @@ def learned_mnist(results: Results) -> pd.DataFrame:
 
 @once
 def learned_omniglot(results: Results) -> pd.DataFrame:
-    """Also entropy_pa, the entropy of p(a); log_m; paper, its NLL, and paper_relation, which is = or < or >."""
+    """Also entropy_pa, the entropy of p(a); log_m; paper, its NLL, and paper_relation, which is < or > or empty."""
     frame = _learned(results, "learned-omniglot")
     largest = max(declared("learned-omniglot", "memory_size"))
     numbers = {
@@ -108,7 +108,7 @@ def learned_omniglot(results: Results) -> pd.DataFrame:
     relations = results.paper.set_index("id").relation
     return frame.assign(
         paper=[np.nan if key is None else number(results, key) for key in ids],
-        paper_relation=["" if key is None else str(relations[key]) for key in ids],
+        paper_relation=["" if key is None else str(relations[key]).replace("=", "") for key in ids],
     )
 
 

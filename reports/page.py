@@ -163,6 +163,7 @@ def _experiments(outcomes: Iterable[Outcome]) -> list[Experiment]:
         differences = sorted(outcome.difference for outcome in failed if outcome.difference is not None)
         ends = [f"{difference:+.1f}" for difference in dict.fromkeys((*differences[:1], *differences[-1:]))]
         unit = "points" if any(outcome.unit == "%" for outcome in failed) else "nats"
+        words = ", ".join(f"{outcome.ours}, the paper {outcome.paper}" for outcome in failed)
         counted = ((verdict, sum(outcome.verdict == verdict for outcome in part)) for verdict in VERDICTS)
         found.append(
             Experiment(
@@ -171,7 +172,7 @@ def _experiments(outcomes: Iterable[Outcome]) -> list[Experiment]:
                 DECLARED[name].what,
                 tuple(part),
                 tuple((verdict, count) for verdict, count in counted if count),
-                f"{' to '.join(ends)} {unit}" if ends else ", ".join(outcome.ours for outcome in failed),
+                f"{' to '.join(ends)} {unit}" if ends else words,
                 tuple(dict.fromkeys(o.note for o in part if o.note and o.verdict in ("near", "not reproduced"))),
                 " and ".join(dict.fromkeys(outcome.updates for outcome in part if outcome.updates)),
                 tuple(dict.fromkeys(outcome.command for outcome in part)),

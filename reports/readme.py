@@ -63,10 +63,12 @@ def _span(numbers: Sequence[str]) -> str:
     """One number as it is, of several the least and the most."""
     if len(set(numbers)) < 2:
         return next(iter(numbers), "")
-    known = [re.search(r"-?\d+(\.\d+)?", number) for number in numbers]
-    values = sorted((float(found[0]), found[0]) for found in known if found)
-    words = [number for number, found in zip(numbers, known, strict=True) if not found]
-    return "; ".join(dict.fromkeys([*words, f"{values[0][1]} to {values[-1][1]}"]))
+    found = [re.search(r"-?\d+(\.\d+)?", number) for number in numbers]
+    words = [number for number, known in zip(numbers, found, strict=True) if not known]
+    values = sorted((known[0] for known in found if known), key=float)
+    return "; ".join(dict.fromkeys([*words, " to ".join(dict.fromkeys((*values[:1], *values[-1:])))])).removesuffix(
+        "; "
+    )
 
 
 def verdicts(results: Results) -> str:

@@ -181,7 +181,7 @@ LEARNED: dict[str, Column] = {
     "NLL": value("nll"),
     "KL_a": value("kl_a", 2),
     # of KL_a on MNIST, of NLL on Omniglot
-    "paper": lambda frame: [f"{r}{p}" for r, p in zip(frame.paper_relation, plain("paper")(frame), strict=True)],
+    "paper": lambda frame: frame.get("paper_relation", "") + pd.Series(plain("paper")(frame), frame.index),
     "log |M|": plain("log_m", 2),
     "entropy of p(a)": plain("entropy_pa", 2),
     "KL_z": value("kl_z"),

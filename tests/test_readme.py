@@ -1,12 +1,16 @@
 """The numbers on README's first screen are those of the committed rows, and are written by the command alone."""
 
+import io
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from made_results import make_results
 
-from reports import readme
+from reports import figures, inputs, readme, runs
 from reports.__main__ import main
 from reports.results import PAPER, read_results
 
@@ -24,7 +28,40 @@ def test_the_readme_shows_the_committed_rows() -> None:
         "python -m reports --readme README.md writes it anew"
     )
     assert text.index("<!-- verdicts -->") < text.index("<!-- table1 -->") < text.index("<!-- figure5a -->")
-    assert text.index("<!-- figure5a -->") < text.index("## Two commands")
+    assert text.index("<!-- stands -->") < text.index("## Two commands")
+
+
+def test_what_lies_beside_the_readme_is_of_the_committed_rows() -> None:
+    results = read_results(PAPER.parent)
+    for name, key in readme.PICTURES.items():
+        picture = README.parent / "docs" / "images" / f"{name}.png"
+        assert picture.stat().st_size <= 300_000
+        assert readme.rows_of(picture) == inputs.of_rows(results, figures.FIGURES[key].experiments), picture
+    written = (PAPER.parent / runs.NAME).read_text(encoding="utf-8")
+    assert written == runs.table(results).to_csv(index=False)
+    known = pd.read_csv(io.StringIO(written))
+    assert set(known.train_id) == set(results.rows[results.rows.updates > 0].train_id)
+    assert known.run.is_unique
+    for place in (*known.weights.dropna(), *known.log.dropna()):
+        assert (PAPER.parent / place).is_file()
+
+
+def test_where_it_stands_has_a_row_an_experiment(made: Path) -> None:
+    results = read_results(made)
+    lines = readme.stands(results).splitlines()[2:]
+    assert len(lines) == len(readme.STANDS)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    table1 = next(line for line in cells if line[0].startswith("Table 1"))
+    assert table1[1] == "73.9 to 89.6"
+    assert table1[3] == ""
+    assert table1[5:] == ["60,000", "1"]
+    assert sum(map(int, re.findall(r"\((\d+)\)", table1[4]))) == 28
+    vae = next(line for line in cells if "plain VAE" in line[0])
+    assert vae[1] == "90.8"
+    assert " ± " in vae[2]
+    suite = results.rows[results.rows.experiment == "table1"].assign(value=80.0, updates=7)
+    table1 = readme.stands(replace(results, suite=suite)).splitlines()[2]
+    assert "| 80.0 |" in table1
 
 
 def test_every_cell_of_the_first_screen_is_filled(made: Path) -> None:
@@ -38,8 +75,8 @@ def test_every_cell_of_the_first_screen_is_filled(made: Path) -> None:
     ours = [line for line in figure if "examples each" in line]
     assert len(ours) == 2 * (3 + 2 + 2)  # of each K: the examples of VMA, and of two of soft attention
     # one class alone is the yardstick of VMA, and has a difference of its own where it is another model's
-    assert all(line.count("(+") + line.count("(-") == 4 + line.startswith("| Soft attention") for line in ours)
-    assert any(line.startswith("| Soft attention (features, trained on 8 classes), 16 examples each") for line in ours)
+    assert all(line.count("(+") + line.count("(-") == 4 + line.startswith("| soft attention") for line in ours)
+    assert any(line.startswith("| soft attention (features), trained on 8 classes, 16 examples each") for line in ours)
     verdicts = readme.verdicts(results)
     assert verdicts.startswith("**Of 60 numbers of the paper, so far:** ")
     assert verdicts.index("not reproduced") < verdicts.index("near")
@@ -64,7 +101,7 @@ def test_a_file_without_the_marks_is_left_as_it_is(
     path = tmp_path / "README.md"
     path.write_text("nothing to fill", encoding="utf-8")
     assert main(["--results", str(made), "--out", str(tmp_path / "out"), "--readme", str(path)]) == 2
-    assert "--readme has no block verdicts" in capsys.readouterr().err
+    assert "--readme has no block (stands, verdicts, table1, figure5a)" in capsys.readouterr().err
     assert path.read_text(encoding="utf-8") == "nothing to fill"
     assert not (tmp_path / "out").exists()
     assert main(["--results", str(made), "--out", str(tmp_path / "out"), "--readme", str(tmp_path / "none.md")]) == 1
@@ -79,7 +116,7 @@ def test_a_file_without_the_marks_is_left_as_it_is(
             "--readme needs all of VMA's cells of Table 1, has none of C = 1, 1 examples: run table1 first",
         ),
         ("scaling.jsonl", "--readme needs scaling with 1, 2, 8, 32, 144 classes: run scaling first"),
-        ("artifacts", "--readme needs the per-target values of scaling, VMA, 4 examples, K = 4: restore artifacts/"),
+        ("targets", "--readme needs the per-target values of scaling, VMA, 4 examples, K = 4: restore targets/"),
     ],
 )
 def test_results_that_leave_gaps_are_refused(
