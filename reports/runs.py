@@ -38,7 +38,7 @@ def table(results: Results) -> pd.DataFrame:
     lines = []
     known = pd.concat([results.rows, results.suite])
     for train_id, rows in known[known.updates > 0].groupby("train_id"):
-        row, spec = rows.loc[rows.updates.idxmax()], results.specs.get(str(train_id))
+        row, spec = rows.sort_values("updates").iloc[-1], results.specs.get(str(train_id))
         if spec is None:
             continue
         found = [p for p, meta in weights if meta["update"] == row.updates and _science(meta["spec"]) == _science(spec)]

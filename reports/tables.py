@@ -9,14 +9,27 @@ from typing import Any
 import pandas as pd
 
 from reports import frames, timing
+from reports.columns import (
+    DIRTY,
+    MADE,
+    Column,
+    compared,
+    ends,
+    models,
+    models_of,
+    number,
+    plain,
+    signed,
+    text_of,
+    value,
+    whole,
+    with_sign,
+)
 from reports.declared import DECLARED
-from reports.models import MODELS, label
+from reports.models import MODELS
 from reports.results import SAMPLED, Results, paper_numbers, select, stand_ins
 
 RULES = {"address": "q(a|x)", "likelihood": "likelihood", "shifted": "likelihood, entries shifted too"}
-
-# What makes the cells of a column, as text, from a frame.
-Column = Callable[[pd.DataFrame], Iterable[str]]
 
 
 @dataclass(frozen=True)
@@ -36,65 +49,6 @@ class TableSpec:
         if callable(self.columns):
             return self.columns(frame)
         return pd.DataFrame({name: list(column(frame)) for name, column in self.columns.items()})
-
-
-# Columns.
-
-
-def text_of(key: str, names: Mapping[str, str] | None = None) -> Column:
-    return lambda frame: frame[key] if names is None else frame[key].map(names)
-
-
-def whole(key: str) -> Column:
-    return lambda frame: ["" if pd.isna(number) else f"{number:,.0f}" for number in frame[key]]
-
-
-def plain(key: str, digits: int = 1, scale: float = 1.0) -> Column:
-    return lambda frame: ["" if pd.isna(number) else f"{scale * number:.{digits}f}" for number in frame[key]]
-
-
-def value(metric: str, digits: int = 1, scale: float = 1.0) -> Column:
-    """A number and its standard error."""
-    return lambda frame: [
-        _value(scale * v, scale * s, digits) for v, s in zip(frame[metric], frame[f"{metric}_stderr"], strict=True)
-    ]
-
-
-def signed(name: str, digits: int = 1) -> Column:
-    """A difference and its standard error."""
-    return lambda frame: [_signed(v, s, digits) for v, s in zip(frame[name], frame[f"{name}_stderr"], strict=True)]
-
-
-def ends(low: str, high: str, digits: int = 1, scale: float = 1.0) -> Column:
-    """An interval."""
-    return lambda frame: [
-        "" if pd.isna(a) else f"{scale * a:.{digits}f} to {scale * b:.{digits}f}"
-        for a, b in zip(frame[low], frame[high], strict=True)
-    ]
-
-
-def models(frame: pd.DataFrame) -> Iterable[str]:
-    return [label(*pair) for pair in zip(frame.model, frame["read"], strict=True)]
-
-
-def models_of(frame: pd.DataFrame) -> Iterable[str]:
-    return [MODELS[model].label for model in frame.model]
-
-
-DIRTY: dict[str, Column] = {"": lambda frame: ["*" if dirty else "" for dirty in frame.dirty]}
-# what the numbers rest on
-MADE: dict[str, Column] = {"n": whole("n"), "updates": whole("updates"), "seeds": whole("seeds"), **DIRTY}
-
-
-def compared(other: str) -> dict[str, Column]:
-    """Columns of a bound and of its paired difference to another."""
-    return {
-        "NLL": value("nll"),
-        f"minus {other}": signed("difference", 2),
-        "95 % interval": ends("difference_low", "difference_high", 2),
-        "KL_a": value("kl_a", 2),
-        "KL_z": value("kl_z"),
-    }
 
 
 # Tables that are no list of cells.
@@ -128,20 +82,20 @@ def table1_grid(frame: pd.DataFrame) -> pd.DataFrame:
                     name,
                     f"{classes:.0f}",
                     "ours",
-                    [_value(v, s) for v, s in zip(by_shots.value, by_shots.stderr, strict=True)],
+                    [number(v, s) for v, s in zip(by_shots.value, by_shots.stderr, strict=True)],
                 )
                 if "paper" in cells and cells.paper.notna().any():
-                    add("", "", "paper", [_value(v) for v in by_shots.paper])
-                    add("", "", "ours - paper", [_signed(v) for v in by_shots.difference])
+                    add("", "", "paper", [number(v) for v in by_shots.paper])
+                    add("", "", "ours - paper", [with_sign(v) for v in by_shots.difference])
                 if "minus_vma" in cells and cells.minus_vma.notna().any():
                     pairs = zip(by_shots.minus_vma, by_shots.minus_vma_stderr, strict=True)
-                    add("", "", "ours - our VMA", [_signed(v, s) for v, s in pairs])
+                    add("", "", "ours - our VMA", [with_sign(v, s) for v, s in pairs])
     quoted = gmn if frame.dataset.isin(DECLARED["table1"].datasets).all() else pd.DataFrame()
-    for number, figures in quoted.iterrows():
-        add("GMN, quoted (in total)", str(number), "paper", [_value(v) for v in figures.reindex(shots)])
+    for c, figures in quoted.iterrows():
+        add("GMN, quoted (in total)", str(c), "paper", [number(v) for v in figures.reindex(shots)])
     vae = frame[frame.model == "vae"]
     if len(vae):
-        add(MODELS["vae"].label, "", "ours", [_value(vae.value.iloc[0], vae.stderr.iloc[0])] + [""] * (len(shots) - 1))
+        add(MODELS["vae"].label, "", "ours", [number(vae.value.iloc[0], vae.stderr.iloc[0])] + [""] * (len(shots) - 1))
     return pd.DataFrame(lines, columns=["model", "C", "", *(f"{s:.0f}" for s in shots)])
 
 
@@ -152,7 +106,7 @@ def scaling_grid(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     lines = []
     for key, part in frame.groupby(keys, sort=True, dropna=False):  # null for a model without memory
         values = part.drop_duplicates("metric", keep="last").set_index("metric")
-        cells = [_value(values.value.get(m), values.stderr.get(m)) for m in ("nll", "kl_a", "kl_z")]
+        cells = [number(values.value.get(m), values.stderr.get(m)) for m in ("nll", "kl_a", "kl_z")]
         lines.append([*(_count(k) for k in key), *cells])
     return pd.DataFrame(lines, columns=["classes", "shots", "|M|", "K", "n", "updates", "NLL", "KL_a", "KL_z"])
 
@@ -383,14 +337,14 @@ TABLES = {
             "How much faster what exists for speed is, medians and quartiles over rounds in which both took turns",
             (),
             timing.ratios,
-            timing.ratios_grid,
+            timing.RATIOS,
         ),
         TableSpec(
             "timing-updates",
             "Time of an update by model, medians and quartiles over rounds",
             (),
             timing.updates,
-            timing.updates_grid,
+            timing.UPDATES,
         ),
         TableSpec(
             "timing-evaluation",
@@ -398,7 +352,7 @@ TABLES = {
             "of memory is that of a process that does nothing else",
             (),
             timing.evaluations,
-            timing.evaluations_grid,
+            timing.EVALUATIONS,
         ),
     )
 }
@@ -456,18 +410,6 @@ def _made_by(part: pd.DataFrame) -> dict[str, str]:
 
 def _count(value: Any) -> str:
     return "-" if pd.isna(value) else f"{value:.0f}"
-
-
-def _value(value: float | None, stderr: float | None = None, digits: int = 1) -> str:
-    if value is None or pd.isna(value):
-        return "-"
-    return f"{value:.{digits}f}" + ("" if stderr is None or pd.isna(stderr) else f" ± {stderr:.{digits}f}")
-
-
-def _signed(value: float, stderr: float | None = None, digits: int = 1) -> str:
-    if pd.isna(value):
-        return "-"
-    return f"{value:+.{digits}f}" + ("" if stderr is None or pd.isna(stderr) else f" ± {stderr:.{digits}f}")
 
 
 def csv(frame: pd.DataFrame) -> str:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from made_results import make_results
-from reports.claims import assess
 
 from benchmarks.store import append_rows, read_rows
 from reports import __main__ as command
 from reports import figures, page, tables
+from reports.outcomes import assess
 from reports.results import InputError, paper_numbers, read_results
 
 ROOT = Path(__file__).parents[1]

@@ -1,8 +1,7 @@
-"""The numbers on README's first screen are those of the committed rows, and are written by the command alone."""
+"""The table and the pictures of README are those of the committed rows, and are written by the command alone."""
 
 import io
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +26,6 @@ def test_the_readme_shows_the_committed_rows() -> None:
     assert text == readme.filled(text, read_results(PAPER.parent)), (
         "python -m reports --readme README.md writes it anew"
     )
-    assert text.index("<!-- verdicts -->") < text.index("<!-- table1 -->") < text.index("<!-- figure5a -->")
     assert text.index("<!-- stands -->") < text.index("## Two commands")
 
 
@@ -64,28 +62,9 @@ def test_where_it_stands_has_a_row_an_experiment(made: Path) -> None:
     assert "| 80.0 |" in table1
 
 
-def test_every_cell_of_the_first_screen_is_filled(made: Path) -> None:
-    results = read_results(made)
-    table = readme.table1(results)
-    assert table.count("| VMA, C = ") == 4
-    assert table.count(" / ") == 1 + 4 * 7
-    assert "Plain VAE: " in table
-    assert "over 28 cells" in table
-    figure = readme.figure5a(results).splitlines()
-    ours = [line for line in figure if "examples each" in line]
-    assert len(ours) == 2 * (3 + 2 + 2)  # of each K: the examples of VMA, and of two of soft attention
-    # one class alone is the yardstick of VMA, and has a difference of its own where it is another model's
-    assert all(line.count("(+") + line.count("(-") == 4 + line.startswith("| soft attention") for line in ours)
-    assert any(line.startswith("| soft attention (features), trained on 8 classes, 16 examples each") for line in ours)
-    verdicts = readme.verdicts(results)
-    assert verdicts.startswith("**Of 60 numbers of the paper, so far:** ")
-    assert verdicts.index("not reproduced") < verdicts.index("near")
-
-
 def test_the_command_replaces_what_stands_between_the_marks(made: Path, tmp_path: Path) -> None:
     path = tmp_path / "README.md"
-    marked = [f"<!-- {name} -->\nold\n<!-- end of {name} -->" for name in readme.BLOCKS]
-    path.write_text("\n\n".join(("before", *marked, "after")), encoding="utf-8")
+    path.write_text("before <!-- stands -->\nold\n<!-- end of stands --> after", encoding="utf-8")
     assert main(["--results", str(made), "--out", str(tmp_path / "out"), "--readme", str(path)]) == 0
     text = path.read_text(encoding="utf-8")
     assert text.startswith("before")
@@ -101,34 +80,11 @@ def test_a_file_without_the_marks_is_left_as_it_is(
     path = tmp_path / "README.md"
     path.write_text("nothing to fill", encoding="utf-8")
     assert main(["--results", str(made), "--out", str(tmp_path / "out"), "--readme", str(path)]) == 2
-    assert "--readme has no block (stands, verdicts, table1, figure5a)" in capsys.readouterr().err
+    assert "--readme has no block stands" in capsys.readouterr().err
     assert path.read_text(encoding="utf-8") == "nothing to fill"
     assert not (tmp_path / "out").exists()
     assert main(["--results", str(made), "--out", str(tmp_path / "out"), "--readme", str(tmp_path / "none.md")]) == 1
     assert "none.md" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("broken", "said"),
-    [
-        (
-            "table1.jsonl",
-            "--readme needs all of VMA's cells of Table 1, has none of C = 1, 1 examples: run table1 first",
-        ),
-        ("scaling.jsonl", "--readme needs scaling with 1, 2, 8, 32, 144 classes: run scaling first"),
-        ("targets", "--readme needs the per-target values of scaling, VMA, 4 examples, K = 4: restore targets/"),
-    ],
-)
-def test_results_that_leave_gaps_are_refused(
-    broken: str, said: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    results = tmp_path / "results"
-    shutil.copytree(made, results, ignore=shutil.ignore_patterns(broken))
-    path = tmp_path / "README.md"
-    path.write_text(README.read_text(encoding="utf-8"), encoding="utf-8")
-    assert main(["--results", str(results), "--out", str(tmp_path / "out"), "--readme", str(path)]) == 2
-    assert said in capsys.readouterr().err
-    assert path.read_bytes() == README.read_bytes()
 
 
 def test_a_file_that_is_no_text_is_refused(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

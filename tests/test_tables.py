@@ -230,7 +230,7 @@ def test_ratios_stand_with_what_they_mean_and_what_is_wanted(made: Results) -> N
     assert list(frame.name) == ["update-vs-plain", "flops-vs-matmul", "evaluate-vs-loop", "graph-vs-eager"]
     assert frame.wanted.tolist()[:3] == [2.2, 0.6, 5.0]
     assert frame.meaning.str.len().min() > 20
-    grid = timing.ratios_grid(frame)
+    grid = tables.TABLES["timing-ratios"].grid(frame)
     assert grid.iloc[0, 1:4].tolist() == ["4.50", "0.40 to 5.00", "at least 2.2"]
     assert grid[""].tolist() == ["", "", "", "*"]
     assert "* made by code" in title(made, "timing-ratios")
@@ -240,7 +240,7 @@ def test_ratios_stand_with_what_they_mean_and_what_is_wanted(made: Results) -> N
 def test_seconds_of_evaluation_are_of_one_target(made: Results) -> None:
     frame = timing.evaluations(made).set_index("B")
     assert frame["median"].to_dict() == {1: 0.4, 8: 0.05}
-    assert timing.evaluations_grid(timing.evaluations(made))["peak, MiB"].tolist() == ["", "1,024"]
+    assert tables.TABLES["timing-evaluation"].grid(timing.evaluations(made))["peak, MiB"].tolist() == ["", "1,024"]
 
 
 @pytest.mark.parametrize("content", ["name,ratio\nx,1\n", "name,ratio,q25,q75,device,commit\nx,much,1,1,d,c\n", ""])
