@@ -17,7 +17,6 @@ import torch
 from benchmarks.fill import training_episode
 from benchmarks.spec import MOST_SEED, MOST_THREADS, MOST_UPDATES, TrainSpec
 from reports import command
-from reports.results import InputError as ReportError
 from vma.data import DataSet, load
 from vma.data.episodes import MOST
 from vma.errors import DataUnavailable, InputError, check_number, check_whole
@@ -131,7 +130,7 @@ def run_command(
 
 def in_a_line(error: Exception) -> tuple[int, str]:
     """The exit code and the line of a failure that is expected; any other is raised again."""
-    if isinstance(error, InputError | ReportError):
+    if isinstance(error, InputError):
         return 2, f"error: {error}"
     if isinstance(error, NonFiniteBound):
         return 1, f"error: {error}"
@@ -162,7 +161,7 @@ def parse(options: type[Options], prog: str, argv: Sequence[str] | None) -> Opti
     """The options on the command line, of which those that commands share are within their range.
 
     Raises:
-        InputError, ReportError: naming the option and what is allowed, in one line.
+        InputError: naming the option and what is allowed, in one line.
     """
     parsed = command.parse(options, prog, argv)
     if parsed.device != "auto" and not re.fullmatch(r"cpu|cuda(:\d+)?", parsed.device):

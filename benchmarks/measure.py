@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -15,6 +16,8 @@ from benchmarks.experiments import named
 from benchmarks.spec import Cell, TrainSpec, identity, train_spec
 from benchmarks.tasks import Result
 from benchmarks.training import Trained, check_meta, run_folder, train
+from reports import targets
+from reports.targets import Key
 from vma import checkpoint
 from vma.data import DATASETS, DataSet
 from vma.errors import InputError
@@ -162,23 +165,30 @@ def take_over(
     folder: Path, experiment: str, trained: Trained, cells: Iterable[Cell], data: DataSet, since: float = 0.0
 ) -> None:
     """Give the experiment, which has no rows of these cells, those that others in `folder` have of the very same
-    evaluation, unless they are older than `since` (seconds since 1970).
+    evaluation, and the values at each target, unless they are older than `since` (seconds since 1970).
 
-    Evaluated once more, beside other cells, they would come from other draws, and replace the artifacts that the rows
-    of the others agree with.
+    Evaluated once more, beside other cells, they would come from other draws.
     """
     elsewhere = _rows_elsewhere(folder, experiment)
     rows = []
+    arrays: dict[Key, Mapping[str, np.ndarray]] = {}
     for cell in cells:
         found = stored(elsewhere, cell, trained, data)
-        last = max((row["created"] for row in found), default=None)
-        if last is None or datetime.fromisoformat(last).timestamp() < since:
+        last = max(found, key=lambda row: row["created"], default=None)
+        if last is None or datetime.fromisoformat(last["created"]).timestamp() < since:
             continue
+        key, other = Key(trained.train_id, trained.updates, cell.eval.eval_id), last["experiment"]
+        known = targets.read(targets.path(folder, other))
+        if key not in known:
+            continue
+        arrays[key] = known[key] | targets.read_pictures(targets.pictures_path(folder, other, key))
         # two experiments, or two variants, may have it
-        numbers = {tuple(row.get(key) for key in _NUMBER): row for row in found if row["created"] == last}
+        numbers = {tuple(row.get(k) for k in _NUMBER): row for row in found if row["created"] == last["created"]}
         own = {"experiment": experiment, "variant": cell.variant}
         rows += [{**cell.row(), **row, **own} for row in numbers.values()]
-    store.append_rows(folder / f"{experiment}.jsonl", rows)
+    if rows:
+        store.record_arrays(folder, experiment, arrays)
+        store.append_rows(folder / f"{experiment}.jsonl", rows)
 
 
 _NUMBER = ("metric", "targets", "rule")  # what tells apart the rows of one evaluation
@@ -198,17 +208,17 @@ def record(
     data: DataSet,
     origin: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Write the artifacts and specs of some cells of one training, then append all their rows at once; return the rows.
+    """Write the arrays and specs of some cells of one training, then append all their rows at once; return the rows.
 
     A cell whose rows are there has everything else too, however the process ends. Where other experiments have earlier
-    rows of a cell, whose artifact is replaced now, they get these as well.
+    rows of a cell, they get these as well.
     """
     elsewhere = _rows_elsewhere(folder, experiment)
     rows: dict[str, list[dict[str, Any]]] = {experiment: []}
+    arrays: dict[str, dict[Key, Mapping[str, np.ndarray]]] = {}
     for result in results:
         cell = result.cell
-        name = f"{trained.train_id}-{trained.updates}-{cell.eval.eval_id}.npz"
-        store.write_artifact(folder / "artifacts" / name, result.arrays)
+        key = Key(trained.train_id, trained.updates, cell.eval.eval_id)
         store.record_specs(
             folder / "specs.jsonl",
             {trained.train_id: trained.trained_as, cell.eval.eval_id: identity(cell.eval)},
@@ -219,7 +229,9 @@ def record(
         for other, variant in [(experiment, cell.variant), *(k for k, at in newest.items() if at != origin["created"])]:
             keys = shared | {"experiment": other, "variant": variant}
             rows.setdefault(other, []).extend({**keys, **metric} for metric in result.metrics)
+            arrays.setdefault(other, {})[key] = result.arrays
     for other, new in rows.items():
+        store.record_arrays(folder, other, arrays[other])
         store.append_rows(folder / f"{other}.jsonl", new)
     return rows[experiment]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.locks import locked
-from reports import lines
+from reports import lines, targets
 from vma.errors import InputError
 from vma.files import BINARY, read_bounded, sync_folder, write_all, write_atomic
 
@@ -206,6 +206,36 @@ def write_text(path: Path, text: str) -> None:
         OSError: naming `path`, as when the disk is full.
     """
     write_atomic(path, text.encode())
+
+
+def record_arrays(
+    folder: Path, experiment: str, cells: Mapping[targets.Key, Mapping[str, np.ndarray[Any, Any]]]
+) -> None:
+    """Put the arrays of some cells of an experiment into a folder of results, in the place of what it has of the same
+    cells, each file whole or not at all. Safe among processes.
+
+    Values at each target, (n,) as a cell's first array has it, go to the experiment's one file; what else there is, as
+    images are, to a file of the cell.
+
+    Raises:
+        InputError: the experiment's file is damaged.
+        OSError: naming the file, as when the disk is full.
+    """
+    values = {}
+    for key, arrays in cells.items():
+        if not arrays:  # of a task whose numbers are no means over targets
+            continue
+        n = len(next(iter(arrays.values())))
+        values[key] = {name: array for name, array in arrays.items() if array.shape == (n,)}
+        pictures = {name: array for name, array in arrays.items() if name not in values[key]}
+        if pictures:
+            write_artifact(targets.pictures_path(folder, experiment, key), pictures)
+    if not values:
+        return
+    path = targets.path(folder, experiment)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        write_atomic(path, targets.encoded({**targets.read(path), **values}))
 
 
 def write_artifact(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:

@@ -20,7 +20,9 @@ from benchmarks.experiments import table1_cells, table1_training
 from benchmarks.fill import possible
 from benchmarks.measure import evaluate_cells, obtain, offer_weights
 from benchmarks.spec import MOST_SAMPLES
-from reports import tables
+from reports import frames, tables
+from reports.models import label
+from reports.results import only
 from vma.data import DataSet
 from vma.errors import InputError
 
@@ -76,23 +78,22 @@ def run(options: Options) -> None:
 
 def report(options: Options, rows: list[dict[str, Any]], data: DataSet) -> None:
     """Print the table and write it in three forms."""
-    paper = tables.paper_numbers()
     num_samples = rows[0]["num_samples"]
-    frame = tables.table1(rows, paper, options.protocol, options.out / "artifacts")
+    frame = frames.table1(only(options.out, rows), options.protocol)
     updates = ", ".join(
-        f"{tables.NAMES[str(model)]} {part.updates.iloc[0]:,}" for model, part in frame.groupby("model", sort=False)
+        f"{label(str(model))} {part.updates.iloc[0]:,}" for model, part in frame.groupby("model", sort=False)
     )
     title = (
         f"{'. '.join(['Table 1', *warning(data)])}. Test NLL in nats (lower is better) against classes C and "
         f"{'examples per class' if options.protocol == 'per_class' else 'examples in total (protocol gmn)'} in memory; "
         f"K = {num_samples}, n = {int(frame.n.max())} targets, {data.name}; ± standard error. Updates: {updates}."
     )
-    grid = tables.table1_grid(frame, paper)
+    grid = tables.table1_grid(frame)
     name = "table1" if options.protocol == "per_class" else f"table1-{options.protocol}"
     print("\n" + tables.text(grid, title) + "\n")
     for suffix, content in (
         ("md", tables.markdown(grid, title)),
-        ("csv", frame.to_csv(index=False)),
+        ("csv", tables.csv(frame)),
         ("tex", tables.latex(grid, title)),
     ):
         store.write_text(options.out / f"{name}.{suffix}", content)

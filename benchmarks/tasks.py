@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import nn
 
 from baselines.soft_attention import SoftEncoded
@@ -37,7 +36,6 @@ from vma.evaluation import (
     Scores,
     address_divergences,
     classify,
-    clustered_stderr,
     evaluate,
     evaluate_memories,
     evaluating,
@@ -47,6 +45,7 @@ from vma.evaluation import (
 from vma.model import Z_GRADIENTS
 from vma.objectives import Terms
 from vma.protocol import Model, has_address
+from vma.statistics import clustered_stderr, interval
 from vma.training import WARM_UP, Update, fit
 
 SAMPLES_EACH = 4  # samples beside a reconstruction, in the lookups
@@ -374,9 +373,9 @@ def _classification(
         assert log_p is not None
         accuracies.append(said.correct(log_p, episode.x_class).double().mean().item())
     values = np.array(accuracies)
-    low, high = mean_interval(values)
-    stderr = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None
-    metric = _metric("accuracy", float(values.mean()), stderr, len(values)) | {"rule": rule, "low": low, "high": high}
+    low, high = (end if np.isfinite(end) else None for end in interval(values))
+    metric = _metric("accuracy", float(values.mean()), clustered_stderr(values), len(values))
+    metric |= {"rule": rule, "low": low, "high": high}
     return [metric], {rule: values.astype(np.float32)}
 
 
@@ -467,14 +466,6 @@ def _signal_to_noise(
     if noise == 0:
         raise InputError("the gradient of q(a|x) has no noise: give an episode whose memory has two entries or more")
     return signal / noise
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % bootstrap interval of a mean over independent values (percentile; seeded)."""
-    if len(values) < 2 or values.min() == values.max():
-        return float(values.min()), float(values.max())
-    found = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=2000, rng=np.random.default_rng(0))
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def _autocast(evaluation: EvalSpec, device: torch.device) -> torch.autocast:

@@ -48,7 +48,8 @@ def curve(log: Path) -> bytes:
     import matplotlib as mpl  # takes a second, and most processes draw no curve
     from matplotlib.figure import Figure
 
-    from reports.drawing import COLOURS, STYLE
+    from reports.drawing import STYLE
+    from reports.models import COLOURS
 
     lines = read_rows(log)
     figure = Figure(figsize=(6, 3.5), layout="constrained")

@@ -23,6 +23,7 @@ from benchmarks.locks import locked
 from benchmarks.sweep import TAIL_LINES, log_path, progress_path
 from benchmarks.training import Trained, run_folder, train
 from reports.command import one_line
+from reports.runs import run_name
 from vma.data import DataSet, load
 from vma.errors import InputError
 from vma.hardware import keep_freed_memory
@@ -144,7 +145,7 @@ def _model(job: Job, data: DataSet, device: torch.device, progress: Report) -> T
 
 def _export_log(job: Job, trained: Trained, device: torch.device) -> None:
     """Put the training log beside the rows, unless a longer one of the same run is there."""
-    name = f"{trained.spec.model}-{trained.train_id}.jsonl"
+    name = f"{run_name(trained.trained_as, trained.train_id)}.jsonl"
     source = store.ROOT / "results" / "training" / name
     if not trained.shipped:
         source = run_folder(trained.spec, device) / "metrics.jsonl"

@@ -11,8 +11,8 @@ from torch import nn
 import vma
 from vma.data import load
 from vma.data.episodes import Episodes, EpisodeSpec
-from vma.evaluation import clustered_stderr
 from vma.networks import draw_images, log_bernoulli, log_normal, split_gaussian
+from vma.statistics import clustered_stderr
 
 
 class AverageMemory(nn.Module):

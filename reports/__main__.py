@@ -1,6 +1,7 @@
 """The command `python -m reports`: tables, figures and the one page from a folder of results."""
 
 import contextlib
+import json
 import shutil
 import sys
 import tempfile
@@ -11,11 +12,12 @@ from typing import Annotated
 
 import tyro
 
-from reports import drawing, figures, page, readme, tables
-from reports.claims import assess
+from reports import drawing, figures, inputs, page, readme, runs, tables
 from reports.command import check_folder, one_line, parse, print_anything
+from reports.outcomes import assess
 from reports.results import InputError, Results, read_results
 
+INPUTS = "inputs.json"  # beside the figures: what each was drawn from, see `reports.inputs`
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -31,7 +33,8 @@ class Options:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = ROOT / "reports" / "out"
     """Folder to write to: index.html, tables/ and figures/."""
     readme: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Also write the numbers between the marks of this file anew, for README.md."""
+    """Also write anew what is made of the committed rows: the numbers between the marks of this file (README.md), its
+    pictures in docs/images beside it, and runs.csv in the folder of results."""
 
 
 def write(results: Results, out: Path) -> list[Path]:
@@ -54,26 +57,44 @@ def write(results: Results, out: Path) -> list[Path]:
 
 
 def _write(results: Results, out: Path, new: Path) -> list[Path]:
-    """`write`, by way of a folder for what is not whole yet."""
+    """`write`, by way of a folder for what is not whole yet. A figure whose inputs have not changed stays as it is."""
     paths = [path for table in tables.TABLES for path in tables.save(results, new / "tables", table)]
-    drawings = {}
+    known, made_of, drawings = _inputs(out), {}, {}
     for spec in figures.FIGURES.values():
-        figure = spec.draw(results)
-        if figure is not None:
-            made = drawing.save(figure, new / "figures", spec.name)
-            drawings[spec.name] = made[0].read_text(encoding="utf-8")
-            paths += made
-    paths.append(new / "index.html")
-    paths[-1].write_text(page.render(results, assess(results), drawings), encoding="utf-8")
+        of = inputs.of_figure(results, spec.experiments)
+        files = [out / "figures" / f"{spec.name}.{suffix}" for suffix in drawing.FORMATS]
+        if known.get(spec.name) != of or not all(file.exists() for file in files):
+            figure = spec.draw(results)
+            files = [] if figure is None else drawing.save(figure, new / "figures", spec.name)
+        if files:
+            made_of[spec.name] = of
+            drawings[spec.name] = files[0].read_text(encoding="utf-8")
+            paths += files
+    for path, text in (
+        (new / "figures" / INPUTS, json.dumps(made_of, indent=1)),
+        (new / "index.html", page.render(results, assess(results), drawings)),
+    ):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        paths.append(path)
+    whole = {out / path.relative_to(new) if path.is_relative_to(new) else path for path in paths}
     for folder, names, suffixes in (
         (out / "tables", tables.TABLES, ("md", "tex", "csv")),
-        (out / "figures", figures.FIGURES, ("svg", "pdf", "png")),
+        (out / "figures", figures.FIGURES, drawing.FORMATS),
     ):
         folder.mkdir(exist_ok=True)
         for stale in (folder / f"{name}.{suffix}" for name in names for suffix in suffixes):
-            if new / stale.relative_to(out) not in paths:
+            if stale not in whole:
                 stale.unlink(missing_ok=True)
-    return [path.replace(out / path.relative_to(new)) for path in paths]
+    return [path.replace(out / path.relative_to(new)) if path.is_relative_to(new) else path for path in paths]
+
+
+def _inputs(out: Path) -> dict[str, str]:
+    """By figure the hash of what an earlier report drew it from; nothing where that cannot be read."""
+    try:
+        return dict(json.loads((out / "figures" / INPUTS).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
 
 
 def _read(path: Path) -> str:
@@ -87,7 +108,8 @@ def _replace_text(path: Path, text: str) -> None:
     with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as folder:
         new = Path(folder) / path.name
         new.write_text(text, encoding="utf-8")
-        shutil.copymode(path, new)
+        if path.exists():
+            shutil.copymode(path, new)
         new.replace(path)
 
 
@@ -101,6 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         paths = write(results, options.out)
         if options.readme is not None and text is not None:
             _replace_text(options.readme, text)
+            paths += readme.pictures(results, options.readme.parent / "docs" / "images")
+            paths.append(results.folder / runs.NAME)
+            _replace_text(paths[-1], runs.table(results).to_csv(index=False))
     except InputError as error:
         print(one_line(f"error: {error}"), file=sys.stderr)
         return 2

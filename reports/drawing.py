@@ -1,5 +1,6 @@
 """What all figures share: one style for each model, the paper and theory; axes, marks, notes and files."""
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,34 +8,25 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from reports.declared import STAND_INS
+from reports.models import MODELS
 from reports.results import Results, stand_ins
 
 Image = np.ndarray[Any, Any]
 
-COLOURS = sns.color_palette("colorblind").as_hex()
 INK, PALE = "#1a1a1a", "#8a8a8a"
-# One colour and one mark a model, in every figure; marks and dashes tell models apart in grey too.
-STYLES: dict[str, dict[str, Any]] = {
-    "vma": {"color": COLOURS[0], "marker": "o"},
-    "soft features": {"color": COLOURS[1], "marker": "s"},
-    "soft images": {"color": COLOURS[3], "marker": "v"},
-    "vae": {"color": COLOURS[2], "marker": "^"},
-    "gmn": {"color": COLOURS[4], "marker": "P"},
+PAPERS_MARK: dict[str, Any] = {
+    "color": INK,
+    "marker": "D",
+    "markerfacecolor": "white",
+    "linestyle": "none",
+    "zorder": 5,
 }
-NAMES = {
-    "vma": "VMA",
-    "soft features": "soft attention (features)",
-    "soft images": "soft attention (images)",
-    "vae": "plain VAE",
-    "gmn": "GMN",
-}
-PAPER: dict[str, Any] = {"color": INK, "marker": "D", "markerfacecolor": "white", "linestyle": "none", "zorder": 5}
 THEORY: dict[str, Any] = {"color": INK, "linestyle": "--", "linewidth": 1.1, "marker": "none"}
 STYLE: Any = {  # its keys are literals to matplotlib's stubs of some versions
     "axes.axisbelow": True,
@@ -59,11 +51,13 @@ STYLE: Any = {  # its keys are literals to matplotlib's stubs of some versions
     "ytick.labelsize": 9,
 }
 
-DASHES: dict[str, Any] = {"vma": "-", "soft features": "--", "soft images": (0, (1, 1)), "vae": "-."}
-DASHES["gmn"] = (0, (5, 1, 1, 1, 1, 1))
 
-# Data near enough to the paper's for its marks to stand beside ours.
-NEAR = ("mnist_gmn", "omniglot28_resampled")
+# Formats, and what of their metadata would make equal figures unequal.
+FORMATS: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    "png": {"Software": None},
+}
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -73,17 +67,22 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         OSError: if the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    undated: dict[str, dict[str, Any]] = {
-        "svg": {"Date": None, "Creator": None},
-        "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
-        "png": {"Software": None},
-    }
     paths = []
     with mpl.rc_context(STYLE):
-        for suffix, metadata in undated.items():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # it lies as it is to: each format would do the work anew
+        for suffix, metadata in FORMATS.items():
             paths.append(folder / f"{name}.{suffix}")
             figure.savefig(paths[-1], format=suffix, dpi=150, metadata=metadata)
     return paths
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG for a screen."""
+    written = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(written, format="png", dpi=110, metadata=FORMATS["png"])
+    return written.getvalue()
 
 
 def annotate(figure: Figure, results: Results, experiments: Iterable[str]) -> None:
@@ -115,8 +114,7 @@ def _unequal_updates(rows: pd.DataFrame, legends: str) -> str | None:
     """
     if rows.experiment.nunique() > 1:  # a figure of all runs
         return None
-    names = {"vma": "VMA", "soft": "soft attention", "vae": "plain VAE"}
-    names = {model: name for model, name in names.items() if name in legends}
+    names = {name: model.label for name, model in MODELS.items() if model.label in legends}
     spans = rows[rows.updates > 0].groupby("model").updates.agg(["min", "max"])
     spans = spans.loc[[model for model in names if model in spans.index]]
     if spans["max"].nunique() < 2:
@@ -127,7 +125,7 @@ def _unequal_updates(rows: pd.DataFrame, legends: str) -> str | None:
 
 def is_comparable(results: Results, experiment: str) -> bool:
     """Whether the paper's marks may stand beside the rows: these are of its data, or nearly."""
-    return not results.smoke and set(stand_ins(results.of(experiment))) <= set(NEAR)
+    return not results.smoke and set(stand_ins(results.of(experiment))) <= set(STAND_INS.values())
 
 
 def grid_of_axes(rows: int, columns: int, width: float, height: float, **more: Any) -> tuple[Figure, Any]:
@@ -223,10 +221,6 @@ def line_style(value: float, values: Sequence[float]) -> tuple[Any, dict[str, An
     return styles[list(values).index(value) % len(styles)]
 
 
-def model_key(model: str, read: Any) -> str:
-    return f"soft {read}" if model == "soft" else model
-
-
 def recipe_name(recipe: str) -> str:
     return "a memory that grows, 1e-3" if recipe.endswith("grown") else "|M| from the start, 3e-4"
 
@@ -235,8 +229,8 @@ def thousands(value: float, _: Any) -> str:
     return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
 
 
-def first_artifact(results: Results, rows: pd.DataFrame) -> dict[str, Image] | None:
-    return results.artifact(rows.iloc[0]) if len(rows) else None
+def first_arrays(results: Results, rows: pd.DataFrame) -> dict[str, Image] | None:
+    return results.arrays(rows.iloc[0]) if len(rows) else None
 
 
 def tiled(images: Image) -> Image:

@@ -1,16 +1,12 @@
-"""Estimators of the gradient, compared: their frame, table and figure, and the paragraph that their rows fill."""
+"""Estimators of the gradient, compared: their frame and table, and the paragraph that their rows fill."""
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
 
-from reports.drawing import INK, PALE, STYLES, THEORY, grid_of_axes
+from reports.aggregate import differences, seed_means
 from reports.results import Results
-from reports.statistics import differences, seed_means
 
 # Variants are named WAY-NAME; lines stand in this order.
 WAYS = {"shipped": "shipped weights", "started": "1,000 updates from them", "scratch": "3,000 updates from scratch"}
@@ -41,7 +37,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "kl_p_q": {"metric": "kl_p_q"},
     "accuracy": {"metric": "accuracy"},
 }
-SMOKE_SAMPLES = 8  # what 1,000 becomes
+SMOKE_SAMPLES = 2  # the most of a smoke run
 
 
 def frame(results: Results) -> pd.DataFrame:
@@ -58,10 +54,13 @@ def frame(results: Results) -> pd.DataFrame:
     parts = means.variant.str.partition("-")
     means = means.assign(way=parts[0], name=parts[2])
     keys = ["way", "name"]
-    samples = means.num_samples.replace(SMOKE_SAMPLES, 1000) if results.smoke else means.num_samples
-    found = means[(means.metric == "nll") & (samples == 4)][[*keys, "n", "updates", "seeds", "dirty"]]
+    found = means[(means.metric == "nll") & (means.num_samples == _samples(results, 4))][
+        [*keys, "n", "updates", "seeds", "dirty"]
+    ]
     for column, where in COLUMNS.items():
-        fits = (means.metric == where["metric"]) & (samples == where.get("num_samples", samples))
+        fits = means.metric == where["metric"]
+        if "num_samples" in where:
+            fits &= means.num_samples == _samples(results, where["num_samples"])
         part = means[fits].rename(columns={"value": column, "stderr": f"{column}_stderr"})
         found = found.merge(part[[*keys, column, f"{column}_stderr"]], "left", keys)
     for samples_ in (4, 1000):
@@ -74,10 +73,12 @@ def frame(results: Results) -> pd.DataFrame:
     return found.set_index(keys).reindex(order).dropna(subset=["nll_4"]).reset_index().astype({"dirty": bool})
 
 
+def _samples(results: Results, samples: int) -> int:
+    return min(samples, SMOKE_SAMPLES) if results.smoke else samples
+
+
 def _paired(results: Results, samples: int) -> pd.DataFrame:
-    rows = results.of(
-        "estimators", metric="nll", num_samples=SMOKE_SAMPLES if results.smoke and samples > 4 else samples
-    )
+    rows = results.of("estimators", metric="nll", num_samples=_samples(results, samples))
     parts = []
     for way in WAYS:
         own = rows[rows.variant.str.startswith(way)]
@@ -128,48 +129,6 @@ def _values(frame: pd.DataFrame, column: str, digits: int, scale: float = 1) -> 
 
 def _numbers(values: "pd.Series[float]", digits: int) -> list[str]:
     return ["" if np.isnan(value) else f"{value:.{digits}f}" for value in values]
-
-
-def figure(results: Results) -> Figure | None:
-    """Above, trained from the shipped weights, below from scratch; a line for each estimator, a panel for each measure.
-    The dashed line is VIMCO's value.
-    """
-    whole = frame(results)
-    ways = [way for way in ("started", "scratch") if not whole.empty and (whole.way == way).any()]
-    if not ways:
-        return None
-    panels = {
-        "difference_4": "NLL - VIMCO's, K = 4, nats",
-        "difference_1000": "NLL - VIMCO's, K = 1,000, nats",
-        "kl_p_q": "KL(p(a|x) || q(a|x)), nats",
-        "accuracy": "20-way accuracy by q(a|x)",
-        "snr_a": "signal to noise, q(a|x)",
-    }
-    figure, axes = grid_of_axes(len(ways), len(panels), 2.5 * len(panels) + 1.5, 4.6 * len(ways), sharey="row")
-    for row, way in zip(np.reshape(axes, (len(ways), -1)), ways, strict=True):
-        part = whole[whole.way == way].iloc[::-1].reset_index(drop=True)
-        for axis, (column, label) in zip(row, panels.items(), strict=True):
-            _panel(axis, part, column)
-            axis.set_xlabel(label)
-        row[0].set_yticks(range(len(part)), [NAMES[name] for name in part.name])
-        row[0].set_ylabel(WAYS[way])
-    return figure
-
-
-def _panel(axis: Axes, part: pd.DataFrame, column: str) -> None:
-    errors = part.get(f"{column}_stderr")
-    style = {**STYLES["vma"], "linestyle": "none"}
-    axis.errorbar(part[column], part.index, xerr=None if errors is None else errors.fillna(0), capsize=2, **style)
-    reference = part.loc[part.name == "vimco", column]
-    if len(reference) and np.isfinite(reference.iloc[0]):
-        axis.axvline(reference.iloc[0], **THEORY)
-    if column == "snr_a" and (part[column] > 0).any():
-        axis.set_xscale("log")
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.grid(True, axis="x", color=PALE)
-    axis.tick_params(colors=INK)
-    axis.set_ylim(-0.6, len(part) - 0.4)
 
 
 def conclusions(frame: pd.DataFrame) -> str:

@@ -1,29 +1,22 @@
 """Each experiment as one tidy frame: means over seeds, the paper's numbers beside them, and what follows from both.
+Cells that differ in K alone are of the same targets.
 
 A frame has a line a cell. Columns: the keys that tell cells apart; each metric and its standard error, `nll` and
 `nll_stderr`; n, updates, seeds (how many), dirty; and what the function names. Log-quantities in nats per image.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from reports.results import (
-    CHOICES,
-    FEWSHOT_SHOTS,
-    MEMORY_SIZES,
-    PAPERS_DATA,
-    SAMPLED,
-    SETTING,
-    TIMED,
-    VARIANTS,
-    Results,
-    Row,
-    select,
-)
-from reports.statistics import Values, crossover, crossover_interval, differences, seed_means
+from reports.aggregate import differences, on_common_targets, seed_means
+from reports.crossover import crossover, crossover_interval
+from reports.declared import DECLARED, declared
+from reports.results import SAMPLED, SETTING, TIMED, Results, Row, select
+from vma.statistics import Values
 
 BOUND = ("nll", "kl_a", "kl_z")
 # The paper's words on each variant, by the id of its number.
@@ -38,7 +31,7 @@ WAYS = ["classes", "shots"]
 # Lines stand in the order of their values, but for these columns.
 ORDER = {
     "model": ["vma", "soft", "vae"],
-    "variant": [*VARIANTS, *(choice for choice in CHOICES if choice not in VARIANTS), SAMPLED],
+    "variant": [*dict.fromkeys((*declared("ablations", "variant"), *declared("choices", "variant"), SAMPLED))],
     "split": ["train", "test"],
     "recipe": [
         *("paper", "smoke", "grown", "smoke-grown", "annealed", "smoke-annealed", "fast", "smoke-fast"),
@@ -47,10 +40,19 @@ ORDER = {
 }
 
 
-def cells(results: Results, experiment: str, keys: Sequence[str], metrics: Sequence[str], **where: Any) -> pd.DataFrame:
-    """The frame of an experiment, see above; `where` selects rows. `<metric>_seeds` has the value of each seed."""
+# Each frame is made once for the same results: tables, figures and the page ask for it in turn, and change nothing.
+once = lru_cache(maxsize=64)
+
+
+def rows(results: Results, experiment: str, **where: Any) -> pd.DataFrame:
+    """The rows of an experiment over all targets; `where` selects among them."""
+    return on_common_targets(results, results.of(experiment, targets="all", **where))
+
+
+def cells(rows: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+    """The frame of an experiment's rows, see above. `<metric>_seeds` has the value of each seed."""
     keys = list(keys)
-    means = seed_means(results.of(experiment, targets="all", **where))
+    means = seed_means(rows)
     about = ["n", "updates", "seeds", "dirty"]
     frame = means[means.metric == metrics[0]][[*keys, *about]]
     for metric in metrics:
@@ -60,33 +62,45 @@ def cells(results: Results, experiment: str, keys: Sequence[str], metrics: Seque
     return frame.sort_values(keys, key=_rank, na_position="first", ignore_index=True)
 
 
+def compared(results: Results, of: pd.DataFrame, keys: list[str], **against: Any) -> pd.DataFrame:
+    """The frame of bounds; also difference, NLL minus that of another cell on the same targets, with its standard error
+    and 95 % interval (difference_stderr, difference_low, difference_high), and difference_seeds, of each seed that both
+    have.
+    """
+    return _beside(cells(of, keys, BOUND), differences(results, of[of.metric == "nll"], keys, against), keys)
+
+
 def _rank(column: "pd.Series[Any]") -> "pd.Series[Any]":
     order = ORDER.get(str(column.name))
     return column if order is None else column.map({value: place for place, value in enumerate(order)})
 
 
+@once
 def recall(results: Results) -> pd.DataFrame:
     """Also log_m, log |M| at the test; paper, its NLL of the model with 256 entries."""
     keys = ["recipe", "train_memory_size", "memory_size", "num_samples"]
-    frame = cells(results, "recall", keys, (*BOUND, "p_exact"))
+    frame = cells(rows(results, "recall"), keys, (*BOUND, "p_exact"))
     paper = {(256, 256): number(results, "recall.nll"), (256, 2048): number(results, "recall.2048")}
     sizes = zip(frame.train_memory_size, frame.memory_size, strict=True)
     return frame.assign(log_m=np.log(frame.memory_size), paper=[paper.get(pair, np.nan) for pair in sizes])
 
 
+@once
 def learned_mnist(results: Results) -> pd.DataFrame:
     """Also entropy_pa, the entropy of p(a); log_m; paper, its KL_a."""
     frame = _learned(results, "learned-mnist")
-    paper = {size: number(results, f"learned-mnist.kl_a.{size}") for size in (64, 128, 256, 512, 1024)}
+    paper = {size: number(results, f"learned-mnist.kl_a.{size}") for size in declared("learned-mnist", "memory_size")}
     return frame.assign(paper=frame.memory_size.map(paper))
 
 
+@once
 def learned_omniglot(results: Results) -> pd.DataFrame:
-    """Also entropy_pa, the entropy of p(a); log_m; paper, its NLL, and paper_relation, which is = or < or >."""
+    """Also entropy_pa, the entropy of p(a); log_m; paper, its NLL, and paper_relation, which is < or > or empty."""
     frame = _learned(results, "learned-omniglot")
+    largest = max(declared("learned-omniglot", "memory_size"))
     numbers = {
-        (max(MEMORY_SIZES), 0.0, "train"): "learned-omniglot.train",
-        (max(MEMORY_SIZES), 0.0, "test"): "learned-omniglot.test",
+        (largest, 0.0, "train"): "learned-omniglot.train",
+        (largest, 0.0, "test"): "learned-omniglot.test",
         (256, 3e-4, "test"): "learned-omniglot.regularised",
     }
     keys = zip(frame.memory_size, frame.weight_decay, frame.split, strict=True)
@@ -94,34 +108,37 @@ def learned_omniglot(results: Results) -> pd.DataFrame:
     relations = results.paper.set_index("id").relation
     return frame.assign(
         paper=[np.nan if key is None else number(results, key) for key in ids],
-        paper_relation=["" if key is None else str(relations[key]) for key in ids],
+        paper_relation=["" if key is None else str(relations[key]).replace("=", "") for key in ids],
     )
 
 
 def _learned(results: Results, experiment: str) -> pd.DataFrame:
     keys = ["model", "weight_decay", "memory_size", "split", "num_samples"]
-    frame = cells(results, experiment, keys, (*BOUND, "entropy_pa"))
+    frame = cells(rows(results, experiment), keys, (*BOUND, "entropy_pa"))
     return frame.assign(log_m=np.log(frame.memory_size))
 
 
+@once
 def fewshot(results: Results) -> pd.DataFrame:
     """Also paper, its NLL: of VMA at the fewest and the most examples, since it does not print which N they are of; of
     soft attention trained on two classes, at 1 and 2.
     """
     keys = ["model", "read", "train_classes", "train_shots", "classes", "shots", "num_samples"]
-    frame = cells(results, "fewshot", keys, BOUND)
+    frame = cells(rows(results, "fewshot"), keys, BOUND)
+    few = declared("fewshot", "shots", model="vma")
 
     def paper(row: "pd.Series[Any]") -> float:
         if row.model == "vae":
             return number(results, "fewshot.vae")
         if row.model == "soft":
             return number(results, "fewshot.soft") if row.train_classes == 2 and row.classes <= 2 else np.nan
-        ends = {FEWSHOT_SHOTS[0]: "first", FEWSHOT_SHOTS[-1]: "last"}
+        ends = {few[0]: "first", few[-1]: "last"}
         return number(results, f"fewshot.nll.{ends[row.shots]}") if row.shots in ends else np.nan
 
     return frame.assign(paper=[paper(row) for _, row in frame.iterrows()])
 
 
+@once
 def scaling(results: Results) -> pd.DataFrame:
     """Also optimum, VMA's NLL with one class in memory + log C; excess, NLL - optimum on the same targets, with its
     standard error and 95 % interval (excess_stderr, excess_low, excess_high); nothing where targets are not shared.
@@ -130,41 +147,48 @@ def scaling(results: Results) -> pd.DataFrame:
     promises nothing about more.
     """
     keys = ["model", "read", "train_classes", "shots", "num_samples", "classes"]
-    frame = cells(results, "scaling", [*keys, "memory_size"], BOUND)
+    of = rows(results, "scaling")
+    frame = cells(of, [*keys, "memory_size"], BOUND)
     alone = frame[(frame.classes == 1) & (frame.model == "vma")].rename(columns={"nll": "optimum"})
     frame = frame.merge(alone[["shots", "num_samples", "optimum"]], "left", ["shots", "num_samples"])
     against = {"classes": 1, "model": "vma", "read": None, "train_classes": alone.train_classes.max()}
-    found = differences(results, results.of("scaling", metric="nll", targets="all"), keys, against)
+    found = differences(results, of[of.metric == "nll"], keys, against)
     frame = _beside(frame, found, keys, "excess")
     log_c = np.log(frame.classes)
     shifted = {name: frame[name] - log_c for name in ("excess", "excess_low", "excess_high")}
     return frame.assign(optimum=frame.optimum + log_c, **shifted)
 
 
+@once
 def shots(results: Results) -> pd.DataFrame:
     """All classes in memory; the plain VAE is at 0 examples. Also paper, its NLL of the plain VAE."""
-    frame = cells(results, "shots", ["model", "train_shots", "shots", "num_samples"], BOUND)
+    frame = cells(rows(results, "shots"), ["model", "train_shots", "shots", "num_samples"], BOUND)
     alone = frame.model == "vae"
     return frame.assign(shots=frame.shots.mask(alone, 0), paper=np.where(alone, number(results, "fewshot.vae"), np.nan))
 
 
+@once
 def table1(results: Results, protocol: str, train_protocol: str = "per_class") -> pd.DataFrame:
     """Table 1 under a protocol, VMA having been trained under `train_protocol`: as `tables.table1`, and seeds, dirty.
     GMN is in `gmn.frame`.
 
     minus_vma is soft attention's NLL minus VMA's on the same targets. Empty if there is only the plain VAE's line.
     """
-    rows = results.of("table1", metric="nll", protocol=(protocol, "none"), variant=None)
-    trained = (rows.model == "vma") & (rows.train_protocol == train_protocol)
-    rows = rows[trained | ((rows.model != "vma") & (train_protocol == "per_class"))]
-    rows = rows if (rows.model != "vae").any() else rows.iloc[:0]
+    of = results.of("table1", metric="nll", protocol=(protocol, "none"), variant=None)
+    trained = (of.model == "vma") & (of.train_protocol == train_protocol)
+    of = of[trained | ((of.model != "vma") & (train_protocol == "per_class"))]
+    of = of if (of.model != "vae").any() else of.iloc[:0]
     keys = ["model", "targets", *WAYS]
     about = ["dataset", "value", "stderr", "n", "updates", "seeds", "dirty", "seed_values"]
-    frame = seed_means(rows)[[*keys, *about]]
+    frame = seed_means(of)[[*keys, *about]]
     frame = frame.sort_values(keys, key=_rank, ignore_index=True)
-    found = differences(results, rows[rows.targets == "all"], keys, {"model": "vma"})
+    found = differences(results, of[of.targets == "all"], keys, {"model": "vma"})
     frame = _beside(frame, found[found.model == "soft"], keys, "minus_vma")
-    if protocol != train_protocol or protocol != "per_class" or not (frame.dataset == PAPERS_DATA["table1"]).all():
+    if (
+        protocol != train_protocol
+        or protocol != "per_class"
+        or not frame.dataset.isin(DECLARED["table1"].datasets).all()
+    ):
         return frame
     published = results.paper[(results.paper["where"] == "Table 1") & (results.paper.model == "vma")]
     published = published.rename(columns={"number": "paper"})[["model", *WAYS, "paper"]]
@@ -172,10 +196,11 @@ def table1(results: Results, protocol: str, train_protocol: str = "per_class") -
     return frame.assign(difference=frame.value - frame.paper)
 
 
+@once
 def classification(results: Results) -> pd.DataFrame:
     """accuracy is 0 to 1, with its 95 % interval over episodes, low and high; paper, its accuracy with q(a|x)."""
     keys = [*WAYS, "rule"]
-    frame = cells(results, "classification", keys, ("accuracy",))
+    frame = cells(rows(results, "classification"), keys, ("accuracy",))
     means = seed_means(results.of("classification", metric="accuracy"))
     frame = frame.merge(means[[*keys, "low", "high"]], "left", keys)
     paper = [
@@ -185,53 +210,36 @@ def classification(results: Results) -> pd.DataFrame:
     return frame.assign(paper=paper)
 
 
+@once
 def ablations(results: Results) -> pd.DataFrame:
-    """Also difference, NLL minus the control's on the same targets, with its standard error and 95 % interval
-    (difference_stderr, difference_low, difference_high); difference_seeds, of each seed that both have; paper, what it
-    says in words.
-    """
-    keys = ["variant", "num_samples"]
-    frame = cells(results, "ablations", keys, BOUND)
-    rows = results.of("ablations", metric="nll")
-    found = differences(results, rows, keys, {"variant": "control"})
-    control = rows[rows.variant == "control"].set_index(["num_samples", "train_seed"]).value.to_dict()
-    apart: dict[tuple[str, int], tuple[float, ...]] = {}
-    for row in rows.sort_values("train_seed").to_dict("records"):
-        key, own = (row["variant"], row["num_samples"]), control.get((row["num_samples"], row["train_seed"]))
-        apart[key] = apart.get(key, ()) + (() if own is None else (row["value"] - own,))
-    frame["difference_seeds"] = [apart[key] for key in zip(frame.variant, frame.num_samples, strict=True)]
+    """`compared` with the control. Also paper, what it says in words."""
+    frame = compared(results, rows(results, "ablations"), ["variant", "num_samples"], variant="control")
     words = results.paper.set_index("id").value
-    paper = [words.get(IN_WORDS.get(variant, ""), "") for variant in frame.variant]
-    return _beside(frame, found, keys, "difference").assign(paper=paper)
+    return frame.assign(paper=[words.get(IN_WORDS.get(variant, ""), "") for variant in frame.variant])
 
 
+@once
 def recipes(results: Results) -> pd.DataFrame:
-    """Also difference, NLL minus that of the paper's recipe on the same targets, as in `ablations`."""
+    """`compared` with the paper's recipe."""
     keys = ["dataset", "classes", "shots", "num_samples", "recipe"]
-    frame = cells(results, "recipes", keys, BOUND)
-    rows = results.of("recipes", metric="nll")
-    found = differences(results, rows, keys, {"recipe": "smoke" if results.smoke else "paper"})
-    return _beside(frame, found, keys, "difference")
+    return compared(results, rows(results, "recipes"), keys, recipe="smoke" if results.smoke else "paper")
 
 
+@once
 def choices(results: Results) -> pd.DataFrame:
-    """What differs in training. Also difference, NLL minus the control's on the same targets, as in `ablations`."""
-    keys = ["variant", "num_samples"]
-    rows = results.of("choices")
-    short = rows.variant.isin(CHOICES)
-    frame = cells(results, "choices", keys, BOUND, variant=CHOICES)
-    found = differences(results, rows[short & (rows.metric == "nll")], keys, {"variant": "control"})
-    return _beside(frame, found, keys, "difference")
+    """What differs in training, `compared` with the control."""
+    short = tuple(variant for variant in declared("choices", "variant") if variant != "k")
+    of = rows(results, "choices", variant=short)
+    return compared(results, of, ["variant", "num_samples"], variant="control")
 
 
+@once
 def num_samples(results: Results) -> pd.DataFrame:
-    """Also difference, NLL minus that at K = 4 on the same targets, as in `ablations`."""
-    keys = ["model", "num_samples"]
-    frame = cells(results, "choices", keys, BOUND, variant="k")
-    found = differences(results, results.of("choices", metric="nll", variant="k"), keys, {"num_samples": 4})
-    return _beside(frame, found, keys, "difference")
+    """`compared` with K = 4."""
+    return compared(results, rows(results, "choices", variant="k"), ["model", "num_samples"], num_samples=4)
 
 
+@once
 def wallclock(results: Results) -> pd.DataFrame:
     """seconds_per_update is the median over n rounds, q25 and q75 the quartiles; peak_bytes. Also setting, what was
     timed on in words: its lines stand together, and those of the setting with the most lines come first.
@@ -239,7 +247,7 @@ def wallclock(results: Results) -> pd.DataFrame:
     keys = ["variant", "model", "read", "train_num_samples", "train_memory_size"]
     parts = []
     for words, where in settings(results):
-        frame = cells(results, TIMED, keys, ("seconds_per_update", "peak_bytes"), **where)
+        frame = cells(rows(results, TIMED, **where), keys, ("seconds_per_update", "peak_bytes"))
         means = seed_means(results.of(TIMED, metric="seconds_per_update", **where))
         parts.append(frame.merge(means[[*keys, "q25", "q75"]], "left", keys).assign(setting=words))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*keys, "seconds_per_update"])
@@ -259,21 +267,22 @@ def settings(results: Results) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
+@once
 def crossovers(results: Results) -> pd.DataFrame:
     """From which |M| on VMA's updates are faster than soft attention's, both with a gradient for every entry: a line
     for each setting, read and train_num_samples.
 
-    memory_size is NaN where they are not at the largest common size, see `statistics.crossover`; low and high are the
+    memory_size is NaN where they are not at the largest common size, see `crossover.crossover`; low and high are the
     ends of its 95 % interval (an end is infinite where it may be at none), NaN where the seconds of the rounds are
     missing.
     """
     lines = []
     for words, where in settings(results):
-        rows = results.of(TIMED, metric="seconds_per_update", variant=None, **where).drop_duplicates(
+        of = results.of(TIMED, metric="seconds_per_update", variant=None, **where).drop_duplicates(
             ["model", "read", "train_num_samples", "train_memory_size"], keep="last"
         )
-        hard = select(rows, model="vma").set_index("train_memory_size", drop=False)
-        for key, part in select(rows, model="soft").groupby(["read", "train_num_samples"], sort=True):
+        hard = select(of, model="vma").set_index("train_memory_size", drop=False)
+        for key, part in select(of, model="soft").groupby(["read", "train_num_samples"], sort=True):
             soft = part.set_index("train_memory_size", drop=False)
             sizes = np.array(sorted(set(hard.index) & set(soft.index)))
             found = crossover(sizes, hard.value[sizes].to_numpy(), soft.value[sizes].to_numpy())
@@ -292,7 +301,7 @@ def _rounds(results: Results, hard: Row, soft: Row) -> tuple[Values, Values] | N
     """
     found = []
     for row in (hard, soft):
-        seconds = (results.artifact(row) or {}).get("seconds")
+        seconds = (results.arrays(row) or {}).get("seconds")
         if seconds is None or not np.isclose(np.median(seconds), row["value"], rtol=1e-3):
             return None
         found.append(seconds.astype(float))
@@ -305,8 +314,8 @@ def number(results: Results, key: str) -> float:
     return float(found[key]) if key in found.index else np.nan
 
 
-def _beside(frame: pd.DataFrame, found: pd.DataFrame, keys: list[str], name: str) -> pd.DataFrame:
-    """The frame with the columns of `statistics.differences` beside it under another name."""
+def _beside(frame: pd.DataFrame, found: pd.DataFrame, keys: list[str], name: str = "difference") -> pd.DataFrame:
+    """The frame with the columns of `differences` beside it, under another name."""
     renamed = {column: str(column).replace("difference", name) for column in found if column not in keys}
     found = found.astype({key: frame[key].dtype for key in keys})
     return frame.merge(found.rename(columns=renamed), "left", keys)

@@ -1,6 +1,4 @@
-"""The one page: claims first, then figures, what is looked up, tables and where each number comes from, all in one
-file.
-"""
+"""The one page, one file: what holds, Table 1, figures, what is looked up, tables, and where each number comes from."""
 
 import base64
 import json
@@ -13,8 +11,10 @@ import jinja2
 import numpy as np
 
 from reports import figures, tables
-from reports.claims import MEANINGS, NEAR, VERDICTS, Outcome, number
-from reports.results import CELLS, Results, missing_cells, stand_ins
+from reports.declared import DECLARED, declared
+from reports.models import MODELS
+from reports.results import Results, missing_cells, stand_ins
+from reports.verdicts import MEANINGS, VERDICTS, Outcome
 
 TEMPLATES = Path(__file__).parent / "templates"
 ICONS = {
@@ -26,14 +26,6 @@ ICONS = {
     "quoted": "❝",
 }
 METRICS = {"nll": "NLL", "kl_a": "KL_a", "kl_z": "KL_z", "nll_excess": "NLL above the optimum"}
-MODELS = {
-    "vma": "VMA",
-    "vae": "plain VAE",
-    "soft": "soft attention",
-    "gmn": "GMN",
-    "iwae2": "two-layer IWAE",
-    "rbm": "RBM",
-}
 # What a reader asks of a row first; the other fields follow.
 FIRST = (
     *("value", "stderr", "low", "high", "q25", "q75", "n", "metric", "experiment", "model", "read", "variant"),
@@ -54,13 +46,18 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Failed:
-    """What is not reproduced of one experiment."""
+class Experiment:
+    """What became of the paper's numbers of one experiment, all but quoted ones; in the paper's order."""
 
-    experiment: str
-    count: int
-    claims: int
-    by: str
+    name: str
+    where: str
+    what: str
+    outcomes: tuple[Outcome, ...]
+    counts: tuple[tuple[str, int], ...]  # by verdict, what is not reproduced first
+    by: str  # how far those miss that are not reproduced
+    notes: tuple[str, ...]
+    updates: str
+    commands: tuple[str, ...]
 
 
 def render(results: Results, outcomes: Sequence[Outcome], drawings: Mapping[str, str]) -> str:
@@ -84,25 +81,23 @@ def render(results: Results, outcomes: Sequence[Outcome], drawings: Mapping[str,
     # whole files of ours, which no value of a row enters
     for name in ("page.css", "page.js"):
         environment.globals[name.replace(".", "_")] = (TEMPLATES / name).read_text(encoding="utf-8")
-    ordered = sorted(outcomes, key=lambda outcome: VERDICTS.index(outcome.verdict))
-    sources = {outcome.id: _sources_of(outcome) for outcome in ordered if outcome.rows}
+    experiments = _experiments(outcomes)
+    sources = {outcome.id: _sources_of(outcome) for outcome in outcomes if outcome.rows}
     shown = [_figure(results, name, drawings) for name in figures.FIGURES]
     return environment.get_template("page.html").render(
         results=results,
         title="SMOKE RUN - not results - VMA" if results.smoke else "VMA: the paper's numbers and ours",
-        outcomes=ordered,
-        ranks={verdict: rank for rank, verdict in enumerate(VERDICTS)},
+        outcomes={outcome.id: outcome for outcome in outcomes},
+        experiments=experiments,
+        quoted=[outcome for outcome in outcomes if outcome.verdict == "quoted"],
+        classes=declared("table1", "classes"),
+        shots=declared("table1", "shots"),
         meanings=MEANINGS,
         icons=ICONS,
         metrics=METRICS,
         models=MODELS,
-        counts={verdict: sum(o.verdict == verdict for o in outcomes) for verdict in VERDICTS},
-        experiments=list(dict.fromkeys(outcome.experiment for outcome in outcomes)),
-        failed=_failed(outcomes),
-        near=NEAR,
-        notes=_notes(outcomes),
-        seeds={outcome.id: _seeds(outcome) for outcome in ordered},
-        not_run=list(dict.fromkeys(o.experiment for o in outcomes if o.verdict == "not run")),
+        counts={v: sum(o.verdict == v for o in outcomes) for v in VERDICTS if v != "quoted"},
+        not_run=[part.name for part in experiments if any(o.verdict == "not run" for o in part.outcomes)],
         stand_ins=stand_ins(results.rows),
         dirty=sorted(results.rows[results.rows.dirty].experiment.unique()),
         sources=sources,
@@ -110,7 +105,7 @@ def render(results: Results, outcomes: Sequence[Outcome], drawings: Mapping[str,
         figures=[figure for figure in shown if figure["name"] != PICTURE],
         pictures=[figure for figure in shown if figure["name"] == PICTURE],
         tables=[_table(results, name) for name in tables.TABLES],
-        gaps={name: missing_cells(results, name) for name in CELLS},
+        gaps={name: missing_cells(results, name) for name in DECLARED},
         lookups=lookups(results),
     )
 
@@ -123,7 +118,7 @@ def lookups(results: Results) -> str | None:
         InputError: if the artifact is damaged.
     """
     rows = results.of("lookup", metric="class_mass")
-    arrays = None if rows.empty else results.artifact(rows.iloc[0])
+    arrays = None if rows.empty else results.arrays(rows.iloc[0])
     if arrays is None:
         return None
     targets, entries, height, width = arrays["memory"].shape
@@ -157,36 +152,33 @@ def _base64(array: np.ndarray[Any, Any]) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
 
 
-def _failed(outcomes: Iterable[Outcome]) -> list[Failed]:
-    judged: dict[str, list[Outcome]] = {}
+def _experiments(outcomes: Iterable[Outcome]) -> list[Experiment]:
+    parts: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.verdict != "quoted":
-            judged.setdefault(outcome.experiment, []).append(outcome)
+            parts.setdefault(outcome.experiment, []).append(outcome)
     found = []
-    for experiment, claims in judged.items():
-        failed = [claim for claim in claims if claim.verdict == "not reproduced"]
-        differences = sorted(claim.difference for claim in failed if claim.difference is not None)
+    for name, part in parts.items():
+        failed = [outcome for outcome in part if outcome.verdict == "not reproduced"]
+        differences = sorted(outcome.difference for outcome in failed if outcome.difference is not None)
         ends = [f"{difference:+.1f}" for difference in dict.fromkeys((*differences[:1], *differences[-1:]))]
-        unit = "points" if any(claim.unit == "%" for claim in failed) else "nats"
-        by = f"{' to '.join(ends)} {unit}" if ends else ", ".join(claim.ours for claim in failed)
-        if failed:
-            found.append(Failed(experiment, len(failed), len(claims), by))
+        unit = "points" if any(outcome.unit == "%" for outcome in failed) else "nats"
+        words = ", ".join(f"{outcome.ours}, the paper {outcome.paper}" for outcome in failed)
+        counted = ((verdict, sum(outcome.verdict == verdict for outcome in part)) for verdict in VERDICTS)
+        found.append(
+            Experiment(
+                name,
+                DECLARED[name].paper,
+                DECLARED[name].what,
+                tuple(part),
+                tuple((verdict, count) for verdict, count in counted if count),
+                f"{' to '.join(ends)} {unit}" if ends else words,
+                tuple(dict.fromkeys(o.note for o in part if o.note and o.verdict in ("near", "not reproduced"))),
+                " and ".join(dict.fromkeys(outcome.updates for outcome in part if outcome.updates)),
+                tuple(dict.fromkeys(outcome.command for outcome in part)),
+            )
+        )
     return found
-
-
-def _notes(outcomes: Iterable[Outcome]) -> dict[str, list[str]]:
-    """The ids that each note speaks for, of the claims that miss."""
-    notes: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        if outcome.note and outcome.verdict in ("near", "not reproduced"):
-            notes.setdefault(outcome.note, []).append(outcome.id)
-    return notes
-
-
-def _seeds(outcome: Outcome) -> list[str]:
-    if len(outcome.seeds) > 1:
-        return [f"{seed}: {number(value)}" for seed, value in outcome.seeds]
-    return sorted({str(int(row["train_seed"])) for row in outcome.rows})
 
 
 def _figure(results: Results, name: str, drawings: Mapping[str, str]) -> dict[str, Any]:
@@ -196,7 +188,7 @@ def _figure(results: Results, name: str, drawings: Mapping[str, str]) -> dict[st
         "name": name,
         "title": spec.title,
         "caption": spec.caption,
-        "gaps": figures.missing(results, name),
+        "gaps": spec.missing(results),
         "source": None
         if svg is None
         else "data:image/svg+xml;base64," + _base64(np.frombuffer(svg.encode(), np.uint8)),

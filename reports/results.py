@@ -1,17 +1,17 @@
 """A folder of results as one tidy frame, with the arrays, logs and specs beside it, and the rules of what counts."""
 
-import itertools
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from reports import lines
+from reports import lines, targets
+from reports.declared import DECLARED
+from reports.targets import Key
+from vma.errors import InputError as InputError
+from vma.statistics import Values
 
 PAPER = Path(__file__).resolve().parents[1] / "results" / "paper.csv"
 
@@ -36,47 +36,16 @@ CELL = (
     *("memory_size", "num_samples", "metric", "variant", "weight_decay", "rule"),
 )
 
-# The data of the paper, by experiment. Rows on other data are shown and marked.
-PAPERS_DATA = {
-    **dict.fromkeys(("recall", "learned-mnist"), "mnist_larochelle"),
-    "learned-omniglot": "omniglot28",
-    **dict.fromkeys(("fewshot", "samples", "lookup", "scaling", "shots"), "omniglot45_5"),
-    **dict.fromkeys(("classification", "ablations", "wallclock"), "omniglot45_5"),
-    "table1": "omniglot_gmn",
-}
-
 # What a time depends on beside its cell: times on different machines are never one line, nor is the last of them right.
 SETTING = ("device", "threads", "dtype")
 TIMED = "wallclock"
 
-# The recipes that experiments declare, where it is not "paper" alone. Smoke runs put "smoke" in its place or before it.
-RECIPES = {"recall": ("paper", "grown"), "ablations": ("ablation",)}
-
-LEARNED_MNIST_ENTRIES = (64, 128, 256, 512, 1024)
-MEMORY_SIZES = (64, 128, 256, 512, 1024, 2048)  # of recall and of learned Omniglot
-FEWSHOT_SHOTS = (1, 2, 4, 8, 16)
-SCALING_CLASSES = (1, 2, 4, 8, 16, 32, 64, 96, 144)
-TRAIN_SHOTS = (1, 4, 8)  # of Figure 5B
-TABLE1_CLASSES = (1, 2, 4, 16)
-TABLE1_SHOTS = (1, 2, 3, 4, 5, 10, 19)
+SUITE = "suite"  # the recipe of our own that stands beside the paper's
 GMN_VARIANTS = ("gmn-own", "gmn-suite", "gmn-suite-skips")
-WAYS = ((5, 1), (5, 5), (20, 1), (20, 5))
-VARIANTS = ("control", "flat-prior", "inner", "cosine", "tied", "geometric", "classes32", "lr1e-4")
-WALLCLOCK_SIZES = (16, 32, 48, 64, 128, 256, 512, 1024, 2048, 4096)
-CHOICES = ("control", "inverted", "no-l2", "lr1e-4", "soft-features", "soft-images")
-CHOICE_SAMPLES = (1, 4, 16, 64, 256, 1000)
 SAMPLED = "sampled-gradient"  # the variant whose memory has a gradient for some of its entries alone
-SAMPLED_SIZES = (128, 256, 512, 1024, 2048, 4096)
 
 
-class InputError(ValueError):
-    """A results folder cannot be used. The message is one line that names the cause and the remedy.
-
-    The library's own error of this name stands in a package whose import loads torch, which takes seconds.
-    """
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Results:
     """What a results folder holds.
 
@@ -86,6 +55,7 @@ class Results:
     - specs: the spec behind each train_id and eval_id.
     - smoke: whether all rows are of smoke runs, and so say nothing.
     - left_out: one line for each kind of row that does not count, and why.
+    - suite: as rows, those of the suite's own recipe, under the name of the recipe in whose place they stand.
     """
 
     folder: Path
@@ -94,28 +64,29 @@ class Results:
     specs: dict[str, dict[str, Any]]
     smoke: bool
     left_out: tuple[str, ...]
+    suite: pd.DataFrame
+    _targets: dict[str, dict[Key, dict[str, Values]]] = field(default_factory=dict, init=False, repr=False)
 
     def of(self, experiment: str, **where: Any) -> pd.DataFrame:
         """The rows of an experiment that fit, see `select`."""
         return select(self.rows, experiment=experiment, **where)
 
-    def artifact(self, row: Row) -> dict[str, np.ndarray[Any, Any]] | None:
-        """The arrays of a row's cell by name, None if their file is not there.
+    def arrays(self, row: Row) -> dict[str, Values] | None:
+        """The arrays of a row's cell by name: values at each target, and what figures show; None if there are none.
 
         Raises:
-            InputError: if the file is damaged; names it.
+            InputError: if their file is damaged; names it.
         """
-        path = self.folder / "artifacts" / f"{row['train_id']}-{row['updates']}-{row['eval_id']}.npz"
-        if not path.exists():
-            return None
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(
-                f"{path} is damaged ({' '.join(str(error).split())}): restore it, or delete it and evaluate the cell "
-                "again"
-            ) from None
+        experiment, key = row["experiment"], Key(row["train_id"], int(row["updates"]), row["eval_id"])
+        if experiment not in self._targets:
+            self._targets[experiment] = targets.read(targets.path(self.folder, experiment))
+        pictures = targets.pictures_path(self.folder, experiment, key)
+        found = {**self._targets[experiment].get(key, {}), **targets.read_pictures(pictures)}
+        return found or None
+
+    def training_logs(self, train_id: str) -> list[Path]:
+        """The files that hold the log of a training run: one, or none."""
+        return sorted((self.folder / "training").glob(f"*-{train_id}.jsonl"))
 
     def training_log(self, row_or_train_id: Row | str, also: Sequence[str] = ()) -> pd.DataFrame | None:
         """The log of a training run: update, bound, kl_a, kl_z (nats), seconds and validation_bound (mostly NaN), and
@@ -124,8 +95,7 @@ class Results:
         Raises:
             InputError: if the file has a bad line; names it.
         """
-        train_id = row_or_train_id if isinstance(row_or_train_id, str) else row_or_train_id["train_id"]
-        paths = sorted((self.folder / "training").glob(f"*-{train_id}.jsonl"))
+        paths = self.training_logs(row_or_train_id if isinstance(row_or_train_id, str) else row_or_train_id["train_id"])
         if not paths:
             return None
         columns = ["update", "bound", "kl_a", "kl_z", "seconds", "validation_bound", *also]
@@ -160,8 +130,17 @@ def read_results(folder: Path, paper: Path = PAPER) -> Results:
     specs = _read_specs(folder / "specs.jsonl")
     # rows of Table 1 are older than this key
     decay = rows.train_id.map({key: spec.get("weight_decay") for key, spec in specs.items()})
-    rows, left_out = _that_count(rows.assign(weight_decay=rows.weight_decay.fillna(decay.astype(float))))
-    return Results(folder, rows, paper_numbers(paper), specs, bool(smoke.all()), left_out)
+    rows = rows.assign(weight_decay=rows.weight_decay.fillna(decay.astype(float)))
+    own = rows.recipe.isin((SUITE, f"smoke-{SUITE}"))
+    suite, _ = _that_count(rows[own].assign(recipe="smoke" if smoke.all() else "paper"))
+    rows, left_out = _that_count(rows[~own])
+    return Results(folder, rows, paper_numbers(paper), specs, bool(smoke.all()), left_out, suite)
+
+
+def only(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Results:
+    """Results of these rows alone, as a command has just made them; arrays lie in `folder`."""
+    frame = frame_of(rows, folder)
+    return Results(folder, frame, paper_numbers(), {}, False, (), frame.iloc[:0])
 
 
 def paper_numbers(path: Path = PAPER) -> pd.DataFrame:
@@ -188,8 +167,8 @@ def select(rows: pd.DataFrame, **where: Any) -> pd.DataFrame:
 
 def stand_ins(rows: pd.DataFrame) -> list[str]:
     """The names of data sets other than the paper's that rows are of."""
-    own = rows.experiment.map(PAPERS_DATA)
-    return sorted(rows.dataset[own.notna() & (rows.dataset != own)].unique())
+    pairs = rows[["experiment", "dataset"]].drop_duplicates().itertuples(index=False, name=None)
+    return sorted({data for name, data in pairs if name in DECLARED and data not in DECLARED[name].datasets})
 
 
 def missing_cells(results: Results, experiment: str) -> list[str]:
@@ -197,11 +176,19 @@ def missing_cells(results: Results, experiment: str) -> list[str]:
 
     Nothing for smoke runs, which evaluate what is small, and for experiments without declared cells.
     """
-    declared = [] if results.smoke else CELLS.get(experiment, [])
+    if results.smoke or experiment not in DECLARED:
+        return []
+    # other data stand in the place of the declared ones
+    cells = [{k: v for k, v in cell.items() if k != "dataset"} for cell in DECLARED[experiment].cells]
     rows = results.of(experiment)
-    if declared and rows.empty:
-        return [f"{experiment}: not run ({len(declared)} cells)"]
-    return [f"{experiment}: {_in_words(cell)}" for cell in declared if select(rows, **cell).empty]
+    if rows.empty:
+        return [f"{experiment}: not run ({len(cells)} cells)"]
+    found = {_values(row, cells[0]) for row in rows[list(cells[0])].to_dict("records")}
+    return [f"{experiment}: {_in_words(cell, cells)}" for cell in cells if _values(cell, cell) not in found]
+
+
+def _values(row: Mapping[Any, Any], keys: Iterable[str]) -> tuple[Any, ...]:
+    return tuple(None if pd.isna(row[key]) else row[key] for key in keys)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -225,7 +212,16 @@ def _read_rows(path: Path) -> pd.DataFrame:
         wrong = [key for key in TEXT if not isinstance(line.get(key), str | None)]
         if wrong:
             raise InputError(f"{path}, line {number}, has no text as {', '.join(wrong)}: correct or delete the line")
-    frame = pd.DataFrame(found)
+    return frame_of(found, path)
+
+
+def frame_of(rows: Sequence[Mapping[str, Any]], path: Path) -> pd.DataFrame:
+    """Rows as the frame that `Results` has.
+
+    Raises:
+        InputError: naming `path`, if there is text where a number belongs.
+    """
+    frame = pd.DataFrame(list(rows))
     others = [name for name in frame.columns if name not in (*TEXT, *NUMBERS, "dirty")]
     frame = frame.reindex(columns=[*TEXT, *NUMBERS, "dirty", *others])
     frame = _numbers(frame, NUMBERS, path)
@@ -250,16 +246,16 @@ def _that_count(rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     left_out = []
     kept = []
     for name, part in rows.groupby("experiment", sort=False):
-        experiment = str(name)
-        if experiment in PAPERS_DATA:
-            real = part.recipe.str.removeprefix("smoke-").replace("smoke", "paper")
-            declared = real.isin(RECIPES.get(experiment, ("paper",)))
-            left_out += _left_out(part[~declared], "recipe", "the experiment declares another recipe")
-            part = part[declared]
-            own = PAPERS_DATA[experiment]
-            chosen = own if (part.dataset == own).any() else part.dataset.iloc[-1] if len(part) else own
-            left_out += _left_out(part[part.dataset != chosen], "dataset", f"there are rows on {chosen}")
-            part = part[part.dataset == chosen]
+        experiment, declared = str(name), DECLARED.get(str(name))
+        if declared is not None:
+            known = part.recipe.str.startswith("smoke") | part.recipe.isin(declared.recipes)
+            left_out += _left_out(part[~known], "recipe", "the experiment declares another recipe")
+            part = part[known]
+            own = part.dataset.isin(declared.datasets)
+            chosen = declared.datasets if own.any() else tuple(part.dataset.iloc[-1:])
+            others = part[~part.dataset.isin(chosen)]
+            left_out += _left_out(others, "dataset", f"there are rows on {' and '.join(chosen)}")
+            part = part[part.dataset.isin(chosen)]
         # of the same cell the row of the most targets counts, and of several such the last
         part = part.sort_values("n", kind="stable")
         apart = SETTING if experiment == TIMED else ()
@@ -268,9 +264,8 @@ def _that_count(rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
         smaller = same & (part.n < part.groupby(whole, dropna=False).n.transform("max"))
         left_out += _left_out(part[smaller], "n", "there are rows of the same cells over more targets")
         part = part[~same]
-        declared_keys = {key for cell in CELLS.get(experiment, ()) for key in cell}
-        varied = {"model", "read", "targets", "metric", "rule"} | declared_keys
-        told = [*(key for key in CELL if key in varied or experiment not in CELLS), *apart]
+        varied = {"read", "targets", "metric", "rule", *(declared.cells[0] if declared else CELL)}
+        told = [*(key for key in CELL if key in varied), *apart]
         alike = part.duplicated([*told, "train_seed", "updates"], keep="last")
         left_out += _left_out(part[alike], "train_id", "later rows differ in nothing that the experiment varies")
         part = part[~alike]
@@ -278,7 +273,7 @@ def _that_count(rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
         fewer = part[part.updates < largest]
         left_out += _left_out(fewer, "updates", "there are rows of the same cells after more updates")
         kept.append(part[part.updates == largest])
-    return pd.concat(kept, ignore_index=True), tuple(left_out)
+    return pd.concat([rows.iloc[:0], *kept], ignore_index=True), tuple(left_out)
 
 
 def _left_out(rows: pd.DataFrame, key: str, why: str) -> list[str]:
@@ -288,123 +283,16 @@ def _left_out(rows: pd.DataFrame, key: str, why: str) -> list[str]:
     return [f"{rows.experiment.iloc[0]}: {len(rows)} rows with {key} {values} do not count, since {why}"]
 
 
-def _in_words(cell: Mapping[str, Any]) -> str:
-    names = {
-        "memory_size": "|M|",
-        "train_memory_size": "trained with |M|",
-        "num_samples": "K",
-        "train_num_samples": "trained with K",
-    }
+def _in_words(cell: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str:
+    """The cell, by the keys that tell it apart from the others of its model."""
+    names = {"memory_size": "|M|", "train_memory_size": "trained with |M|", "num_samples": "K"}
+    alike = [other for other in cells if other["model"] == cell["model"]]
+    chosen = ["model"]
+    for key in cell:
+        if len({_values(one, [*chosen, key]) for one in alike}) > len({_values(one, chosen) for one in alike}):
+            chosen.append(key)
     return ", ".join(
-        str(value)
-        if key in ("model", "read", "variant", "recipe")
-        else f"{names.get(key, key.replace('_', ' '))} {value}"
-        for key, value in cell.items()
-        if value is not None
+        str(cell[key]) if isinstance(cell[key], str) else f"{names.get(key, key.replace('_', ' '))} {cell[key]}"
+        for key in chosen
+        if cell[key] is not None
     )
-
-
-def _grid(**axes: Any) -> list[dict[str, Any]]:
-    """Every combination; an axis that is no tuple has one value."""
-    values = [axis if isinstance(axis, tuple) else (axis,) for axis in axes.values()]
-    return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*values)]
-
-
-BOTH = (4, 1000)  # values of K: the paper's of its figures, and that of its table
-
-# What each experiment declares, as far as figures and tables show it: the least that tells its cells apart.
-CELLS: dict[str, list[dict[str, Any]]] = {
-    "recall": [
-        cell
-        for size in MEMORY_SIZES
-        for tested in ((size, 2048) if size == 256 else (size,))
-        for cell in _grid(recipe=("paper", "grown"), train_memory_size=size, memory_size=tested, num_samples=BOTH)
-    ],
-    "learned-mnist": [
-        cell
-        for split, num_samples in (("train", 4), ("test", 4), ("test", 1000))
-        for cell in (
-            *_grid(model="vma", memory_size=LEARNED_MNIST_ENTRIES, split=split, num_samples=num_samples),
-            *_grid(model="vae", split=split, num_samples=num_samples),
-        )
-    ],
-    "learned-omniglot": [
-        cell
-        for weight_decay, sizes, last in ((0.0, MEMORY_SIZES, 1000), (3e-4, (256,), 5000))
-        for split, num_samples in (("train", 4), ("test", 4), ("test", last))
-        for cell in (
-            *_grid(model="vma", weight_decay=weight_decay, memory_size=sizes, split=split, num_samples=num_samples),
-            *_grid(model="vae", weight_decay=weight_decay, split=split, num_samples=num_samples),
-        )
-    ],
-    "fewshot": [
-        *_grid(model="vma", shots=FEWSHOT_SHOTS, num_samples=BOTH),
-        *_grid(model="vae", num_samples=BOTH),
-        *_grid(
-            model="soft",
-            read=("features", "images"),
-            train_classes=(2, 8),
-            train_shots=16,
-            classes=(1, 2, 8),
-            num_samples=BOTH,
-        ),
-        *_grid(model="soft", train_shots=4, classes=(1, 2, 8), shots=16, num_samples=BOTH),
-        *_grid(model="soft", train_shots=4, classes=8, shots=4, num_samples=BOTH),
-    ],
-    "samples": _grid(model="vma"),
-    "lookup": _grid(model="vma"),
-    "scaling": [
-        *_grid(model="vma", classes=SCALING_CLASSES, shots=(4, 16, 19), num_samples=BOTH),
-        *_grid(model="soft", train_classes=(2, 8), classes=SCALING_CLASSES, shots=(4, 16), num_samples=BOTH),
-    ],
-    "shots": [
-        *_grid(model="vma", train_shots=TRAIN_SHOTS, shots=tuple(range(1, 20)), num_samples=BOTH),
-        *_grid(model="vae", num_samples=BOTH),
-    ],
-    "table1": [
-        *_grid(
-            model=("vma", "soft"),
-            train_protocol="per_class",
-            protocol=("per_class", "gmn"),
-            classes=TABLE1_CLASSES,
-            shots=TABLE1_SHOTS,
-        ),
-        *_grid(model="vma", train_protocol="gmn", protocol="gmn", classes=TABLE1_CLASSES, shots=TABLE1_SHOTS),
-        *_grid(model="vae", variant=(None, "gmn-vae")),
-        *_grid(
-            model="gmn",
-            variant=GMN_VARIANTS,
-            protocol=("per_class", "gmn"),
-            classes=TABLE1_CLASSES,
-            shots=TABLE1_SHOTS,
-        ),
-        *_grid(model="gmn", variant=GMN_VARIANTS, protocol="none"),
-    ],
-    "classification": [
-        {"classes": c, "shots": s, "rule": r} for c, s in WAYS for r in ("address", "likelihood", "shifted")
-    ],
-    "ablations": _grid(variant=VARIANTS, num_samples=BOTH),
-    "recipes": [
-        *_grid(
-            dataset="omniglot45_5", recipe=("paper", "annealed", "fast"), classes=(1, 8, 144), shots=4, num_samples=BOTH
-        ),
-        *_grid(dataset="omniglot_gmn", recipe=("paper", "annealed"), classes=(1, 16), shots=(1, 19), num_samples=1000),
-    ],
-    "choices": [
-        *_grid(variant=CHOICES, num_samples=4),
-        *_grid(variant="k", model=("vma", "vae"), num_samples=CHOICE_SAMPLES),
-    ],
-    "wallclock": [
-        *_grid(model="vma", train_num_samples=4, train_memory_size=WALLCLOCK_SIZES, variant=None),
-        *_grid(
-            model="soft",
-            read=("images", "features"),
-            train_num_samples=(1, 4),
-            train_memory_size=WALLCLOCK_SIZES,
-            variant=None,
-        ),
-        *_grid(model="vma", train_num_samples=4, train_memory_size=SAMPLED_SIZES, variant=SAMPLED),
-        *_grid(model="soft", read="features", train_num_samples=1, train_memory_size=SAMPLED_SIZES, variant=SAMPLED),
-        *_grid(model="vae"),
-    ],
-}

@@ -6,68 +6,52 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from reports import estimators, frames, gmn, timing
-from reports.results import SAMPLED, Results, select, stand_ins
-from reports.results import paper_numbers as paper_numbers
-from reports.statistics import clustered_stderr
+from reports.columns import (
+    DIRTY,
+    MADE,
+    Column,
+    compared,
+    ends,
+    models,
+    models_of,
+    number,
+    plain,
+    signed,
+    text_of,
+    value,
+    whole,
+    with_sign,
+)
+from reports.declared import DECLARED
+from reports.models import MODELS
+from reports.results import SAMPLED, Results, paper_numbers, select, stand_ins
 
-PAPERS_DATA = "omniglot_gmn"  # of Table 1
 RULES = {"address": "q(a|x)", "likelihood": "likelihood", "shifted": "likelihood, entries shifted too"}
-NAMES = {
-    "vma": "VMA",
-    "soft": "Soft attention",
-    "vae": "Plain VAE",
-    "gmn": "GMN, quoted (in total)",
-}
 
 
-def table1(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame, protocol: str, artifacts: Path) -> pd.DataFrame:
-    """Table 1 as a tidy frame: a line for each model, classes, shots and group of targets.
-
-    Columns: model, targets, classes, shots, dataset, value, stderr, n, updates; paper and difference (ours minus the
-    paper's); minus_vma and minus_vma_stderr (soft attention's NLL minus VMA's, from the per-target values in
-    `artifacts` where both saw the same targets). All in nats. The paper's VMA figures stand beside ours on its data
-    and under `per_class` only, the protocol that they follow as far as can be inferred; GMN's follow `gmn`.
+@dataclass(frozen=True)
+class TableSpec:
+    """A table: what it is called, the experiments that it is made of (none for what timing/ holds), its tidy frame and
+    how that is read: columns by their headings, or a function.
     """
-    frame = pd.DataFrame(list(rows)).astype({"classes": float, "shots": float})  # null for a model without memory
-    ours = frame[(frame.metric == "nll") & frame.protocol.isin((protocol, "none"))]
-    cell = ["model", "targets", "classes", "shots"]
-    ours = ours.drop_duplicates(cell, keep="last")
-    vma = ours[(ours.model == "vma") & (ours.targets == "all")].set_index(["classes", "shots"])
-    soft = ours[(ours.model == "soft") & (ours.targets == "all")]
-    paired = [
-        {**{k: row[k] for k in cell}, **paired_difference(row, vma.loc[key], artifacts)}
-        for _, row in soft.iterrows()
-        if (key := (row.classes, row.shots)) in vma.index
-    ]
-    ours = ours[[*cell, "dataset", "value", "stderr", "n", "updates"]]
-    if paired:
-        ours = ours.merge(pd.DataFrame(paired), "left", cell)
-    if protocol == "per_class" and (frame.dataset == PAPERS_DATA).all():
-        published = paper[(paper["where"] == "Table 1") & (paper.model == "vma")].rename(columns={"number": "paper"})
-        ours = ours.merge(published[["model", "classes", "shots", "paper"]], "left", ["model", "classes", "shots"])
-        ours["difference"] = ours.value - ours.paper
-    return ours.reset_index(drop=True)
+
+    name: str
+    title: str
+    experiments: tuple[str, ...]
+    frame: Callable[[Results], pd.DataFrame]
+    columns: Mapping[str, Column] | Callable[[pd.DataFrame], pd.DataFrame]
+
+    def grid(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The table as it is read, all text."""
+        if callable(self.columns):
+            return self.columns(frame)
+        return pd.DataFrame({name: list(column(frame)) for name, column in self.columns.items()})
 
 
-def paired_difference(row: "pd.Series[Any]", reference: "pd.Series[Any]", artifacts: Path) -> dict[str, float]:
-    """NLL of a row's cell minus that of another on the same targets: mean and standard error clustered by class, in
-    nats.
-
-    Nothing where the per-target values of either are not there, or their targets differ.
-    """
-    paths = [artifacts / f"{r.train_id}-{r.updates}-{r.eval_id}.npz" for r in (row, reference)]
-    if not all(path.exists() for path in paths):
-        return {}
-    with np.load(paths[0], allow_pickle=False) as ours, np.load(paths[1], allow_pickle=False) as theirs:
-        if not np.array_equal(ours["x_index"], theirs["x_index"]):
-            return {}
-        difference = ours["nll"].astype(float) - theirs["nll"]
-        stderr = clustered_stderr(difference, ours["x_class"])
-    return {"minus_vma": float(difference.mean()), "minus_vma_stderr": stderr}
+# Tables that are no list of cells.
 
 
 def quoted_gmn(paper: pd.DataFrame) -> pd.DataFrame:
@@ -77,11 +61,12 @@ def quoted_gmn(paper: pd.DataFrame) -> pd.DataFrame:
     return gmn.pivot(index="classes", columns="shots", values="number")
 
 
-def table1_grid(frame: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+def table1_grid(frame: pd.DataFrame) -> pd.DataFrame:
     """The table as it is read: a line for each model, C and kind of figure, a column for each number of examples; all
     text.
     """
-    shots = list(quoted_gmn(paper).columns)
+    gmn = quoted_gmn(paper_numbers())
+    shots = list(gmn.columns)
     lines: list[list[str]] = []
 
     def add(model: str, classes: str, what: str, cells: list[str]) -> None:
@@ -92,25 +77,25 @@ def table1_grid(frame: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
             part = frame[(frame.model == model) & (frame.targets == targets)]
             for classes, cells in part.groupby("classes"):
                 by_shots = cells.set_index("shots").reindex(shots)
-                name = NAMES[model] if targets == "all" else f"{NAMES[model]}, {targets}"
+                name = MODELS[model].label if targets == "all" else f"{MODELS[model].label}, {targets}"
                 add(
                     name,
                     f"{classes:.0f}",
                     "ours",
-                    [_value(v, s) for v, s in zip(by_shots.value, by_shots.stderr, strict=True)],
+                    [number(v, s) for v, s in zip(by_shots.value, by_shots.stderr, strict=True)],
                 )
                 if "paper" in cells and cells.paper.notna().any():
-                    add("", "", "paper", [_value(v) for v in by_shots.paper])
-                    add("", "", "ours - paper", [_signed(v) for v in by_shots.difference])
+                    add("", "", "paper", [number(v) for v in by_shots.paper])
+                    add("", "", "ours - paper", [with_sign(v) for v in by_shots.difference])
                 if "minus_vma" in cells and cells.minus_vma.notna().any():
                     pairs = zip(by_shots.minus_vma, by_shots.minus_vma_stderr, strict=True)
-                    add("", "", "ours - our VMA", [_signed(v, s) for v, s in pairs])
-    quoted = quoted_gmn(paper) if (frame.dataset == PAPERS_DATA).all() else pd.DataFrame()
-    for number, figures in quoted.iterrows():
-        add(NAMES["gmn"], str(number), "paper", [_value(v) for v in figures.reindex(shots)])
+                    add("", "", "ours - our VMA", [with_sign(v, s) for v, s in pairs])
+    quoted = gmn if frame.dataset.isin(DECLARED["table1"].datasets).all() else pd.DataFrame()
+    for c, figures in quoted.iterrows():
+        add("GMN, quoted (in total)", str(c), "paper", [number(v) for v in figures.reindex(shots)])
     vae = frame[frame.model == "vae"]
     if len(vae):
-        add(NAMES["vae"], "", "ours", [_value(vae.value.iloc[0], vae.stderr.iloc[0])] + [""] * (len(shots) - 1))
+        add(MODELS["vae"].label, "", "ours", [number(vae.value.iloc[0], vae.stderr.iloc[0])] + [""] * (len(shots) - 1))
     return pd.DataFrame(lines, columns=["model", "C", "", *(f"{s:.0f}" for s in shots)])
 
 
@@ -121,95 +106,9 @@ def scaling_grid(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     lines = []
     for key, part in frame.groupby(keys, sort=True, dropna=False):  # null for a model without memory
         values = part.drop_duplicates("metric", keep="last").set_index("metric")
-        cells = [_value(values.value.get(m), values.stderr.get(m)) for m in ("nll", "kl_a", "kl_z")]
+        cells = [number(values.value.get(m), values.stderr.get(m)) for m in ("nll", "kl_a", "kl_z")]
         lines.append([*(_count(k) for k in key), *cells])
     return pd.DataFrame(lines, columns=["classes", "shots", "|M|", "K", "n", "updates", "NLL", "KL_a", "KL_z"])
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """A table: what it is called, the experiments that it is made of (none for what timing/ holds), its tidy frame and
-    how that is read.
-    """
-
-    name: str
-    title: str
-    experiments: tuple[str, ...]
-    frame: Callable[[Results], pd.DataFrame]
-    grid: Callable[[pd.DataFrame], pd.DataFrame]
-
-
-def recall_grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """A line for each recipe, size of memory in training and at the test, and K."""
-    columns = {
-        "recipe": frame.recipe,
-        "trained |M|": _whole(frame.train_memory_size),
-        "|M|": _whole(frame.memory_size),
-        "K": _whole(frame.num_samples),
-        "NLL": _values(frame, "nll", 2),
-        "log |M|": _plain(frame.log_m, 2),
-        "paper": _plain(frame.paper, 2),
-        "KL_a": _values(frame, "kl_a", 2),
-        "KL_z": _values(frame, "kl_z", 2),
-        "q(own entry)": _values(frame, "p_exact", 3),
-    }
-    return _grid(frame, columns)
-
-
-def learned_grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """A line for each model, number of entries, split and K; the paper's figure is of KL_a on MNIST, of NLL on
-    Omniglot.
-    """
-    relation = frame.paper_relation.replace("=", "") if "paper_relation" in frame else ""
-    columns = {
-        "model": frame.model.map(NAMES),
-        "L2": [f"{decay:g}" for decay in frame.weight_decay],
-        "|M|": _whole(frame.memory_size),
-        "split": frame.split,
-        "K": _whole(frame.num_samples),
-        "NLL": _values(frame, "nll"),
-        "KL_a": _values(frame, "kl_a", 2),
-        "paper": relation + pd.Series(_plain(frame.paper), frame.index) if "paper" in frame else "",
-        "log |M|": _plain(frame.log_m, 2),
-        "entropy of p(a)": _plain(frame.entropy_pa, 2),
-        "KL_z": _values(frame, "kl_z"),
-    }
-    return _grid(frame, columns)
-
-
-def fewshot_grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """A line for each model, number of examples and K."""
-    columns = {
-        "model": _models(frame),
-        "trained classes": _whole(frame.train_classes),
-        "trained N": _whole(frame.train_shots),
-        "C": _whole(frame.classes),
-        "N": _whole(frame.shots),
-        "K": _whole(frame.num_samples),
-        "NLL": _values(frame, "nll"),
-        "paper": _plain(frame.paper),
-        "KL_a": _values(frame, "kl_a", 2),
-        "KL_z": _values(frame, "kl_z"),
-    }
-    return _grid(frame, columns)
-
-
-def excess_grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """A line for each model, number of examples, K and number of classes."""
-    columns = {
-        "model": _models(frame),
-        "trained classes": _whole(frame.train_classes),
-        "N": _whole(frame.shots),
-        "K": _whole(frame.num_samples),
-        "C": _whole(frame.classes),
-        "|M|": _whole(frame.memory_size),
-        "NLL": _values(frame, "nll"),
-        "optimum": _plain(frame.optimum),
-        "NLL - optimum": _differences(frame, "excess"),
-        "95 % interval": _intervals(frame, "excess"),
-        "KL_a": _values(frame, "kl_a", 2),
-    }
-    return _grid(frame, columns)
 
 
 def shots_grid(frame: pd.DataFrame) -> pd.DataFrame:
@@ -219,109 +118,41 @@ def shots_grid(frame: pd.DataFrame) -> pd.DataFrame:
     for (num_samples, n), part in frame.groupby(["num_samples", "shots"]):
         line = {"K": f"{num_samples:,.0f}", "N": f"{n:.0f}"}
         for name, seen in [(f"trained with {n}", select(part, train_shots=n)) for n in trained]:
-            line[name] = next(iter(_values(seen, "nll")), "-" if n else "")
+            line[name] = next(iter(value("nll")(seen)), "-" if n else "")
         alone = part[part.model == "vae"]
-        line["plain VAE"] = next(iter(_values(alone, "nll")), "")
-        line["paper"] = next(iter(_plain(alone.paper)), "")
+        line["plain VAE"] = next(iter(value("nll")(alone)), "")
+        line["paper"] = next(iter(plain("paper")(alone)), "")
         lines.append({**line, "n": f"{part.n.min():.0f}", **_made_by(part)})
     return pd.DataFrame(lines)
 
 
-def classification_grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """A line for each setting and rule, in percent."""
-    percent = frame.assign(**{c: 100 * frame[c] for c in ("accuracy", "accuracy_stderr", "low", "high", "paper")})
-    columns = {
-        "classes": _whole(frame.classes),
-        "shots": _whole(frame.shots),
-        "rule": frame.rule.map(RULES),
-        "accuracy, %": _values(percent, "accuracy"),
-        "95 % interval": [_interval(low, high) for low, high in zip(percent.low, percent.high, strict=True)],
-        "paper, %": _plain(percent.paper, 0),
-    }
-    return _grid(frame, columns)
-
-
-def ablations_grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """A line for each variant and K."""
-    columns = {
-        "variant": frame.variant,
-        "K": _whole(frame.num_samples),
-        **_compared(frame, "control"),
-        "the paper says": frame.paper,
-    }
-    return _grid(frame, columns)
-
-
-def recipes_grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """A line for each data set, memory, K and recipe."""
-    columns = {
-        "data": frame.dataset,
-        "C": _whole(frame.classes),
-        "N": _whole(frame.shots),
-        "K": _whole(frame.num_samples),
-        "recipe": frame.recipe,
-        **_compared(frame, "the paper's recipe"),
-    }
-    return _grid(frame, columns)
-
-
-def choices_grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """A line for each variant."""
-    columns = {
-        "variant": frame.variant,
-        "K": _whole(frame.num_samples),
-        **_compared(frame, "control"),
-    }
-    return _grid(frame, columns)
-
-
-def num_samples_grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """A line for each model and K."""
-    columns = {
-        "model": frame.model.map(NAMES),
-        "K": _whole(frame.num_samples),
-        **_compared(frame, "K = 4"),
-    }
-    return _grid(frame, columns)
-
-
-def _compared(frame: pd.DataFrame, other: str) -> dict[str, list[str]]:
-    """Columns of a bound and of its paired difference to another."""
-    return {
-        "NLL": _values(frame, "nll"),
-        f"minus {other}": _differences(frame, "difference", 2),
-        "95 % interval": _intervals(frame, "difference", 2),
-        "KL_a": _values(frame, "kl_a", 2),
-        "KL_z": _values(frame, "kl_z"),
-    }
-
-
-def wallclock_grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """A line for each model, K, size of memory and machine; milliseconds, and mebibytes at the peak."""
-    in_ms = [_plain(1000 * frame[name], 1) for name in ("q25", "q75")]
-    columns = {
-        "model": _models(frame),
-        "K": _whole(frame.train_num_samples),
-        "|M|": _whole(frame.train_memory_size),
-        "gradient of": ["some entries" if variant == SAMPLED else "every entry" for variant in frame.variant],
-        "ms an update": _plain(1000 * frame.seconds_per_update, 1),
-        "quartiles": [f"{low} to {high}" for low, high in zip(*in_ms, strict=True)],
-        "peak, MiB": _plain(frame.peak_bytes / 2**20, 0),
-        "rounds": _whole(frame.n),
-        "on": frame.setting,
-    }
-    return pd.DataFrame({**columns, "seeds": _whole(frame.seeds), "": ["*" if d else "" for d in frame.dirty]})
+LEARNED: dict[str, Column] = {
+    "model": models_of,
+    "L2": lambda frame: [f"{decay:g}" for decay in frame.weight_decay],
+    "|M|": whole("memory_size"),
+    "split": text_of("split"),
+    "K": whole("num_samples"),
+    "NLL": value("nll"),
+    "KL_a": value("kl_a", 2),
+    # of KL_a on MNIST, of NLL on Omniglot
+    "paper": lambda frame: frame.get("paper_relation", "") + pd.Series(plain("paper")(frame), frame.index),
+    "log |M|": plain("log_m", 2),
+    "entropy of p(a)": plain("entropy_pa", 2),
+    "KL_z": value("kl_z"),
+    **MADE,
+}
 
 
 def _table1(protocol: str, train_protocol: str = "per_class") -> dict[str, Any]:
     return {
         "experiments": ("table1",),
         "frame": partial(frames.table1, protocol=protocol, train_protocol=train_protocol),
-        "grid": partial(table1_grid, paper=paper_numbers()),
+        "columns": table1_grid,
     }
 
 
 _NLL = "NLL in nats (lower is better)"
+_NLL_K = "NLL in nats (lower is better; what differs in K alone is on the same targets)"
 TABLES = {
     spec.name: spec
     for spec in (
@@ -345,44 +176,81 @@ TABLES = {
         TableSpec("gmn", gmn.TABLE, ("table1",), gmn.frame, gmn.grid),
         TableSpec(
             "recall",
-            f"Train to recall (Figure 2A). {_NLL}; an optimal lookup has NLL and KL_a of log |M|",
+            f"Train to recall (Figure 2A). {_NLL_K}; an optimal lookup has NLL and KL_a of log |M|",
             ("recall",),
             frames.recall,
-            recall_grid,
+            {
+                "recipe": text_of("recipe"),
+                "trained |M|": whole("train_memory_size"),
+                "|M|": whole("memory_size"),
+                "K": whole("num_samples"),
+                "NLL": value("nll", 2),
+                "log |M|": plain("log_m", 2),
+                "paper": plain("paper", 2),
+                "KL_a": value("kl_a", 2),
+                "KL_z": value("kl_z", 2),
+                "q(own entry)": value("p_exact", 3),
+                **MADE,
+            },
         ),
         TableSpec(
             "learned-mnist",
-            f"Learned memory on binarised MNIST. {_NLL}; the paper's figure is of KL_a, +- 0.3",
+            f"Learned memory on binarised MNIST. {_NLL_K}; the paper's figure is of KL_a, +- 0.3",
             ("learned-mnist",),
             frames.learned_mnist,
-            learned_grid,
+            LEARNED,
         ),
         TableSpec(
             "learned-omniglot",
-            f"Learned memory on 28x28 Omniglot. {_NLL}; the paper's figure is of NLL",
+            f"Learned memory on 28x28 Omniglot. {_NLL_K}; the paper's figure is of NLL",
             ("learned-omniglot",),
             frames.learned_omniglot,
-            learned_grid,
+            LEARNED,
         ),
         TableSpec(
             "fewshot",
-            f"Few-shot learning (Figure 4B). Test {_NLL} against N examples of each of C classes in memory; the paper "
-            "prints the values at its fewest and its most examples, not their N",
+            f"Few-shot learning (Figure 4B). Test {_NLL_K} against N examples of each of C classes in memory; the "
+            "paper prints the values at its fewest and its most examples, not their N",
             ("fewshot",),
             frames.fewshot,
-            fewshot_grid,
+            {
+                "model": models,
+                "trained classes": whole("train_classes"),
+                "trained N": whole("train_shots"),
+                "C": whole("classes"),
+                "N": whole("shots"),
+                "K": whole("num_samples"),
+                "NLL": value("nll"),
+                "paper": plain("paper"),
+                "KL_a": value("kl_a", 2),
+                "KL_z": value("kl_z"),
+                **MADE,
+            },
         ),
         TableSpec(
             "scaling",
-            f"More classes in memory (Figure 5A). Test {_NLL}; the optimum is VMA's NLL with one class in memory + "
+            f"More classes in memory (Figure 5A). Test {_NLL_K}; the optimum is VMA's NLL with one class in memory + "
             "log C, the difference is paired on the same targets, and VMA's in the paper is about 0",
             ("scaling",),
             frames.scaling,
-            excess_grid,
+            {
+                "model": models,
+                "trained classes": whole("train_classes"),
+                "N": whole("shots"),
+                "K": whole("num_samples"),
+                "C": whole("classes"),
+                "|M|": whole("memory_size"),
+                "NLL": value("nll"),
+                "optimum": plain("optimum"),
+                "NLL - optimum": signed("excess"),
+                "95 % interval": ends("excess_low", "excess_high"),
+                "KL_a": value("kl_a", 2),
+                **MADE,
+            },
         ),
         TableSpec(
             "shots",
-            f"More examples in memory (Figure 5B). Test {_NLL} against N examples of each of all test classes",
+            f"More examples in memory (Figure 5B). Test {_NLL_K} against N examples of each of all test classes",
             ("shots",),
             frames.shots,
             shots_grid,
@@ -392,22 +260,44 @@ TABLES = {
             "Few-shot classification without fine-tuning",
             ("classification",),
             frames.classification,
-            classification_grid,
+            {
+                "classes": whole("classes"),
+                "shots": whole("shots"),
+                "rule": text_of("rule", RULES),
+                "accuracy, %": value("accuracy", scale=100),
+                "95 % interval": ends("low", "high", scale=100),
+                "paper, %": plain("paper", 0, scale=100),
+                **MADE,
+            },
         ),
         TableSpec(
             "ablations",
-            f"Ablations. Test {_NLL}; differences to the control are paired on the same targets",
+            f"Ablations. Test {_NLL_K}; differences to the control are paired on the same targets",
             ("ablations",),
             frames.ablations,
-            ablations_grid,
+            {
+                "variant": text_of("variant"),
+                "K": whole("num_samples"),
+                **compared("control"),
+                "the paper says": text_of("paper"),
+                **MADE,
+            },
         ),
         TableSpec(
             "recipes",
-            f"Other recipes beside the paper's. Test {_NLL} with C classes and N examples of each in memory; "
+            f"Other recipes beside the paper's. Test {_NLL_K} with C classes and N examples of each in memory; "
             "differences are paired on the same targets",
             ("recipes",),
             frames.recipes,
-            recipes_grid,
+            {
+                "data": text_of("dataset"),
+                "C": whole("classes"),
+                "N": whole("shots"),
+                "K": whole("num_samples"),
+                "recipe": text_of("recipe"),
+                **compared("the paper's recipe"),
+                **MADE,
+            },
         ),
         TableSpec(
             "choices",
@@ -415,14 +305,14 @@ TABLES = {
             "control are paired on the same targets",
             ("choices",),
             frames.choices,
-            choices_grid,
+            {"variant": text_of("variant"), "K": whole("num_samples"), **compared("control"), **MADE},
         ),
         TableSpec(
             "num-samples",
-            f"What the text leaves open: K. Test {_NLL} of the few-shot model and the plain VAE on few-shot episodes",
+            f"What the text leaves open: K. Test {_NLL_K} of the few-shot model and the plain VAE on few-shot episodes",
             ("choices",),
             frames.num_samples,
-            num_samples_grid,
+            {"model": models_of, "K": whole("num_samples"), **compared("K = 4"), **MADE},
         ),
         TableSpec(
             "estimators",
@@ -437,21 +327,33 @@ TABLES = {
             "Time of an update against the size of memory, medians and quartiles over rounds",
             ("wallclock",),
             frames.wallclock,
-            wallclock_grid,
+            {
+                "model": models,
+                "K": whole("train_num_samples"),
+                "|M|": whole("train_memory_size"),
+                "gradient of": lambda frame: ["some entries" if v == SAMPLED else "every entry" for v in frame.variant],
+                "ms an update": plain("seconds_per_update", 1, 1000),
+                "quartiles": ends("q25", "q75", 1, 1000),
+                "peak, MiB": plain("peak_bytes", 0, 2**-20),
+                "rounds": whole("n"),
+                "on": text_of("setting"),
+                "seeds": whole("seeds"),
+                **DIRTY,
+            },
         ),
         TableSpec(
             "timing-ratios",
             "How much faster what exists for speed is, medians and quartiles over rounds in which both took turns",
             (),
             timing.ratios,
-            timing.ratios_grid,
+            timing.RATIOS,
         ),
         TableSpec(
             "timing-updates",
             "Time of an update by model, medians and quartiles over rounds",
             (),
             timing.updates,
-            timing.updates_grid,
+            timing.UPDATES,
         ),
         TableSpec(
             "timing-evaluation",
@@ -459,7 +361,7 @@ TABLES = {
             "of memory is that of a process that does nothing else",
             (),
             timing.evaluations,
-            timing.evaluations_grid,
+            timing.EVALUATIONS,
         ),
     )
 }
@@ -481,9 +383,8 @@ def title(results: Results, name: str, frame: pd.DataFrame) -> str:
     if name.startswith("table1"):
         for model, part in frame.groupby("model", sort=False):
             made = _made_by(part)
-            parts.append(
-                f"{NAMES[str(model)]}: {made['updates']} updates, seeds: {made['seeds']}, n = {part.n.max():,.0f}"
-            )
+            of = f"{made['updates']} updates, seeds: {made['seeds']}, n = {part.n.max():,.0f}"
+            parts.append(f"{MODELS[str(model)].label}: {of}")
     return ". ".join(parts) + "."
 
 
@@ -504,7 +405,7 @@ def save(results: Results, folder: Path, name: str) -> list[Path]:
     contents = {
         "md": markdown(grid, above),
         "tex": latex(grid, above),
-        "csv": frame.drop(columns=[c for c in frame if str(c).endswith(("_seeds", "seed_values"))]).to_csv(index=False),
+        "csv": csv(frame),
     }
     paths = []
     for suffix, content in contents.items():
@@ -513,65 +414,18 @@ def save(results: Results, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def _grid(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
-    """The columns, all text, and what the numbers rest on."""
-    made = {"n": _whole(frame.n), "updates": _whole(frame.updates), "seeds": _whole(frame.seeds)}
-    marks = ["*" if dirty else "" for dirty in frame.dirty]
-    return pd.DataFrame({**columns, **made, "": marks}).reset_index(drop=True)
-
-
 def _made_by(part: pd.DataFrame) -> dict[str, str]:
     updates = " and ".join(f"{u:,}" for u in sorted(part.updates.unique()))
     return {"updates": updates, "seeds": f"{part.seeds.min():.0f}", "": "*" if part.dirty.any() else ""}
-
-
-def _models(frame: pd.DataFrame) -> list[str]:
-    reads = frame["read"]
-    return [
-        NAMES[model] + (f" ({read})" if isinstance(read, str) else "")
-        for model, read in zip(frame.model, reads, strict=True)
-    ]
-
-
-def _values(frame: pd.DataFrame, metric: str, digits: int = 1) -> list[str]:
-    return [_value(v, s, digits) for v, s in zip(frame[metric], frame[f"{metric}_stderr"], strict=True)]
-
-
-def _differences(frame: pd.DataFrame, name: str, digits: int = 1) -> list[str]:
-    return [_signed(v, s, digits) for v, s in zip(frame[name], frame[f"{name}_stderr"], strict=True)]
-
-
-def _intervals(frame: pd.DataFrame, name: str, digits: int = 1) -> list[str]:
-    ends = zip(frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
-    return [_interval(low, high, digits) for low, high in ends]
-
-
-def _interval(low: float, high: float, digits: int = 1) -> str:
-    return "" if pd.isna(low) else f"{low:.{digits}f} to {high:.{digits}f}"
-
-
-def _whole(numbers: "pd.Series[Any]") -> list[str]:
-    return ["" if pd.isna(number) else f"{number:,.0f}" for number in numbers]
-
-
-def _plain(numbers: "pd.Series[Any]", digits: int = 1) -> list[str]:
-    return ["" if pd.isna(number) else f"{number:.{digits}f}" for number in numbers]
 
 
 def _count(value: Any) -> str:
     return "-" if pd.isna(value) else f"{value:.0f}"
 
 
-def _value(value: float | None, stderr: float | None = None, digits: int = 1) -> str:
-    if value is None or pd.isna(value):
-        return "-"
-    return f"{value:.{digits}f}" + ("" if stderr is None or pd.isna(stderr) else f" ± {stderr:.{digits}f}")
-
-
-def _signed(value: float, stderr: float | None = None, digits: int = 1) -> str:
-    if pd.isna(value):
-        return "-"
-    return f"{value:+.{digits}f}" + ("" if stderr is None or pd.isna(stderr) else f" ± {stderr:.{digits}f}")
+def csv(frame: pd.DataFrame) -> str:
+    """A tidy frame as CSV, without the values of single seeds."""
+    return frame.drop(columns=[c for c in frame if str(c).endswith(("_seeds", "seed_values"))]).to_csv(index=False)
 
 
 def text(grid: pd.DataFrame, title: str) -> str:

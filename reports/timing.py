@@ -1,11 +1,11 @@
 """What `benchmarks/timing` measured: the ratios, what each means and what is wanted of it, and seconds by benchmark."""
 
 import json
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from reports.columns import DIRTY, Column, ends, models, plain, text_of, whole
 from reports.results import InputError, Results
 
 COLUMNS = ("name", "ratio", "q25", "q75", "device", "commit")
@@ -64,20 +64,16 @@ def ratios(results: Results) -> pd.DataFrame:
     return frame.sort_values("name", key=lambda names: names.map(places), kind="stable", ignore_index=True)
 
 
-def ratios_grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """A line for each ratio and device."""
-    return pd.DataFrame(
-        {
-            "ratio": frame.name,
-            "median": [f"{ratio:.2f}" for ratio in frame.ratio],
-            "quartiles": [f"{low:.2f} to {high:.2f}" for low, high in zip(frame.q25, frame.q75, strict=True)],
-            "wanted": ["" if np.isnan(least) else f"at least {least:g}" for least in frame.wanted],
-            "what it is": frame.meaning,
-            "on": frame.device,
-            "commit": [commit[:8] for commit in frame.commit],
-            "": ["*" if dirty else "" for dirty in frame.dirty],
-        }
-    )
+RATIOS: dict[str, Column] = {
+    "ratio": text_of("name"),
+    "median": plain("ratio", 2),
+    "quartiles": ends("q25", "q75", 2),
+    "wanted": lambda frame: ["" if np.isnan(least) else f"at least {least:g}" for least in frame.wanted],
+    "what it is": text_of("meaning"),
+    "on": text_of("device"),
+    "commit": lambda frame: [commit[:8] for commit in frame.commit],
+    **DIRTY,
+}
 
 
 def updates(results: Results) -> pd.DataFrame:
@@ -104,56 +100,38 @@ def evaluations(results: Results) -> pd.DataFrame:
     return frame.sort_values(["entries", "K", "B"], kind="stable", ignore_index=True)
 
 
-def updates_grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """A line for each benchmark."""
-    return pd.DataFrame(
-        {
-            "benchmark": _plain_names(frame),
-            "model": [
-                f"{m} ({r})" if isinstance(r, str) else m for m, r in zip(frame.model, frame["read"], strict=True)
-            ],
-            "network": frame.network,
-            "|M|": _whole(frame.entries),
-            "K": _whole(frame.K),
-            "B": _whole(frame.B),
-            "GFLOP": ["" if pd.isna(count) else f"{count / 1e9:.1f}" for count in frame.flops],
-            "precision": frame.dtype,
-            **_seconds(frame),
-        }
-    )
-
-
-def evaluations_grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """A line for each benchmark; milliseconds a target."""
-    return pd.DataFrame(
-        {
-            "benchmark": _plain_names(frame),
-            "|M|": _whole(frame.entries),
-            "K": _whole(frame.K),
-            "targets of a memory": _whole(frame.B),
-            "weights": frame.weights,
-            "precision": frame.dtype,
-            **_seconds(frame),
-            "peak, MiB": ["" if pd.isna(peak) else f"{peak / 2**20:,.0f}" for peak in frame.peak_bytes],
-        }
-    )
-
-
-def _seconds(frame: pd.DataFrame) -> dict[str, Any]:
-    return {
-        "ms": [f"{1000 * seconds:.1f}" for seconds in frame["median"]],
-        "quartiles": [f"{1000 * low:.1f} to {1000 * high:.1f}" for low, high in zip(frame.q1, frame.q3, strict=True)],
-        "on": frame.on,
-        "": ["*" if dirty else "" for dirty in frame.dirty],
-    }
-
-
-def _whole(numbers: "pd.Series[Any]") -> list[str]:
-    return ["" if pd.isna(number) else f"{number:,.0f}" for number in numbers]
-
-
 def _plain_names(frame: pd.DataFrame) -> list[str]:
     return [name.removeprefix("test_").partition("[")[0].replace("_", " ") for name in frame.name]
+
+
+SECONDS: dict[str, Column] = {
+    "ms": plain("median", 1, 1000),
+    "quartiles": ends("q1", "q3", 1, 1000),
+    "on": text_of("on"),
+    **DIRTY,
+}
+UPDATES: dict[str, Column] = {
+    "benchmark": _plain_names,
+    "model": models,
+    "network": text_of("network"),
+    "|M|": whole("entries"),
+    "K": whole("K"),
+    "B": whole("B"),
+    "GFLOP": plain("flops", 1, 1e-9),
+    "precision": text_of("dtype"),
+    **SECONDS,
+}
+# milliseconds a target
+EVALUATIONS: dict[str, Column] = {
+    "benchmark": _plain_names,
+    "|M|": whole("entries"),
+    "K": whole("K"),
+    "targets of a memory": whole("B"),
+    "weights": text_of("weights"),
+    "precision": text_of("dtype"),
+    **SECONDS,
+    "peak, MiB": lambda frame: ["" if pd.isna(peak) else f"{peak / 2**20:,.0f}" for peak in frame.peak_bytes],
+}
 
 
 def _benchmarks(results: Results, module: str, keys: tuple[str, ...]) -> pd.DataFrame:

@@ -15,9 +15,10 @@ import numpy as np
 
 from benchmarks import experiments, tasks
 from benchmarks.spec import Cell, TrainSpec, identity
-from benchmarks.store import append_rows, record_specs, write_artifact
+from benchmarks.store import append_rows, record_arrays, record_specs
 from benchmarks.timing.support import Ratio, write_entries, write_ratio
 from reports.gmn import LOGGED
+from reports.targets import Key
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Metrics = list[dict[str, Any]]
@@ -48,7 +49,7 @@ def make_results(folder: Path, smoke: bool = False) -> Path:
             if name == "fewshot" and not smoke:
                 again = [replace(c, train=replace(c.train, seed=1)) for c in cells if c.train.model == "vma"]
                 cells = (*cells, *again)
-            rows = []
+            rows, everything = [], {}
             for cell in cells:
                 metrics, arrays = _evaluated(name, cell)
                 row = ORIGIN | cell.row() | {"experiment": name, "updates": cell.updates or 0, "targets": "all"}
@@ -58,8 +59,8 @@ def make_results(folder: Path, smoke: bool = False) -> Path:
                 specs |= {cell.train.train_id: identity(cell.train), cell.eval.eval_id: identity(cell.eval)}
                 if cell.updates:
                     runs.setdefault(cell.train.train_id, (cell.train, cell.updates, *_numbers(name, cell)[:2]))
-                artifact = f"{cell.train.train_id}-{row['updates']}-{cell.eval.eval_id}.npz"
-                write_artifact(folder / "artifacts" / artifact, arrays)
+                everything[Key(cell.train.train_id, row["updates"], cell.eval.eval_id)] = arrays
+            record_arrays(folder, name, everything)
             append_rows(folder / f"{name}.jsonl", rows)
         record_specs(folder / "specs.jsonl", specs)
         _make_timing(folder / "timing")

@@ -1,4 +1,4 @@
-"""The page in a real browser: silent, offline, sortable, readable on a phone, light and dark, and without scripts."""
+"""The page in a real browser: silent, offline, on one screen of a phone too, light and dark, and without scripts."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import pytest
 from made_results import make_results
 
 from reports import drawing, figures, page
-from reports.claims import assess
+from reports.outcomes import assess
 from reports.results import read_results
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the extra test")
@@ -86,15 +86,6 @@ def every(driver: Any, selector: str) -> list[Any]:
     return driver.find_elements("css selector", selector)
 
 
-def column(driver: Any, number: int) -> list[str]:
-    script = "return [...document.querySelector('#claims-table').tBodies[0].rows].map(r => r.cells[%d].dataset.sort)"
-    return driver.execute_script(script % number)
-
-
-def visible(driver: Any) -> list[Any]:
-    return every(driver, "#claims-table tbody tr:not([hidden])")
-
-
 def pictures(driver: Any) -> list[str]:
     script = "return [...document.querySelectorAll('#lookup-tool canvas')].map(c => c.toDataURL())"
     return driver.execute_script(script)
@@ -123,44 +114,23 @@ def test_the_page_never_scrolls_sideways(opened: Callable[..., Any], size: Any) 
     assert driver.execute_script("return scrollX") == 0
 
 
-def test_the_table_sorts_by_each_header_and_says_so(opened: Callable[..., Any]) -> None:
-    driver = opened()
-    headers = every(driver, "#claims-table thead th")
-    assert headers[0].get_attribute("aria-sort") == "ascending"
-    for number, header in enumerate(headers[1:], start=1):
-        button = header.find_element("css selector", "button")
-        for direction, sign in (("ascending", 1), ("descending", -1)):
-            button.click()
-            assert [h.get_attribute("aria-sort") for h in headers].count(direction) == 1
-            assert header.get_attribute("aria-sort") == direction
-            values = [float(v) for v in column(driver, number) if v.replace(".", "").replace("-", "").isdigit()]
-            assert values == sorted(values, key=lambda value, sign=sign: sign * value)
-            cells = column(driver, number)
-            assert "" not in cells[: len(cells) - cells.count("")], "what is missing stays last"
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_what_holds_is_on_one_screen(opened: Callable[..., Any], size: Any) -> None:
+    driver = opened(size)
+    bottoms = (
+        "return [...document.querySelectorAll('.experiment > summary')].map(s => s.getBoundingClientRect().bottom)"
+    )
+    found = driver.execute_script(bottoms)
+    assert len(found) == 9
+    assert max(found) <= size[1]
 
 
-def test_the_table_sorts_by_keyboard(opened: Callable[..., Any]) -> None:
-    driver = opened()
-    before = column(driver, 3)
-    one(driver, "#claims-table thead th:nth-child(4) button").send_keys("\ue007")
-    assert column(driver, 3) != before
-    assert one(driver, "#claims-table thead th:nth-child(4)").get_attribute("aria-sort") == "ascending"
-
-
-def test_claims_are_filtered_by_verdict_and_experiment(opened: Callable[..., Any]) -> None:
-    driver = opened()
-    total = len(visible(driver))
-    one(driver, ".counts .not-reproduced button").click()
-    failed = visible(driver)
-    assert 0 < len(failed) < total
-    assert {row.get_attribute("data-verdict") for row in failed} == {"not reproduced"}
-    assert one(driver, "#shown").text == f"{len(failed)} of {total} shown"
-    assert one(driver, ".counts .not-reproduced button").get_attribute("aria-pressed") == "true"
-    one(driver, "#filter-experiment option:nth-child(2)").click()
-    assert {row.get_attribute("data-experiment") for row in visible(driver)} == {"recall"}
-    one(driver, "#filter-experiment option:first-child").click()
-    one(driver, ".counts .not-reproduced button").click()
-    assert len(visible(driver)) == total
+def test_an_experiment_opens_to_its_claims(opened: Callable[..., Any]) -> None:
+    driver = opened(PHONE)
+    claim = one(driver, "[id='claim-fewshot.vae']")
+    assert not claim.is_displayed()
+    one(driver, "#experiment-fewshot > summary").click()
+    assert claim.is_displayed()
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
@@ -168,6 +138,7 @@ def test_a_number_opens_its_provenance(opened: Callable[..., Any], size: Any) ->
     driver = opened(size)
     dialog = one(driver, "#dialog")
     assert not dialog.is_displayed()
+    one(driver, "#experiment-fewshot > summary").click()
     one(driver, "[id='claim-fewshot.vae'] a.ours").click()
     assert dialog.is_displayed()
     assert one(driver, "#dialog-title").text == "fewshot.vae"
@@ -215,8 +186,8 @@ def test_text_can_be_read_in_both_schemes_and_figures_lie_on_white(opened: Calla
         "body",
         "small",
         "figcaption",
-        "a.ours",
-        ".not-reproduced .icon",
+        ".claims .ours",
+        ".said .not-reproduced",
         ".verdict.near",
         ".verdict.quoted",
     ):
@@ -227,13 +198,10 @@ def test_text_can_be_read_in_both_schemes_and_figures_lie_on_white(opened: Calla
     assert colour("canvas", "backgroundColor") == (255, 255, 255)
 
 
-def test_without_scripts_all_is_there_but_sorting_and_choosing(opened: Callable[..., Any]) -> None:
+def test_without_scripts_all_is_there_but_choosing(opened: Callable[..., Any]) -> None:
     driver = opened(scripts=False)
-    assert len(every(driver, "#claims-table tbody tr")) == len(visible(driver))
-    assert every(driver, "#claims-table thead button") == []
-    assert not one(driver, "#filters").is_displayed()
     assert not one(driver, "#lookup-tool").is_displayed()
-    article = one(driver, "[id='from-fewshot.vae']")
+    article = one(driver, "[id='from-table1.vma.1.1']")
     assert not article.is_displayed()
-    one(driver, "[id='claim-fewshot.vae'] a.ours").click()
+    one(driver, ".grid a.ours").click()
     assert article.is_displayed()

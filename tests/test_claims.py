@@ -1,6 +1,7 @@
 """Every number of the paper has a claim, every claim finds its cells, and verdicts follow the committed thresholds."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ from made_results import ORIGIN
 
 from benchmarks.experiments import EXPERIMENTS, smoke
 from benchmarks.store import append_rows
-from reports import claims
-from reports.claims import CLAIMS, QUOTED, VERDICTS, Outcome, assess, judge
+from reports import findings
+from reports.findings import Finding
+from reports.outcomes import QUOTED, assess, in_digits
+from reports.results import PAPER as NUMBERS
 from reports.results import paper_numbers, read_results
+from reports.rules import CLAIMS
+from reports.verdicts import VERDICTS, Outcome, Worse, judge
 
 METRICS = ("nll", "kl_a", "kl_z", "entropy_pa", "p_exact", "accuracy", "seconds_per_update")
 PAPER = paper_numbers()
@@ -63,7 +68,7 @@ def test_every_claim_and_all_that_stands_beside_it_finds_its_cells_among_the_dec
         outcome = found[name]
         assert not outcome.missing
         assert outcome.rows
-        assert [part.label.split(" (soft")[0] for part in outcome.beside] == list(claim.beside), name
+        assert [part.label for part in outcome.beside] == list(claim.beside), name
         if not small and claim.judge is None:
             assert outcome.verdict == judge(claim.worse, outcome.difference or 0.0, outcome.stderr)
     assert {outcome.verdict for outcome in found.values()} <= set(VERDICTS)
@@ -85,7 +90,7 @@ def test_every_claim_and_all_that_stands_beside_it_finds_its_cells_among_the_dec
         ("either", 3.5, 0.0, "not reproduced"),
     ],
 )
-def test_thresholds(worse: claims.Worse, difference: float, stderr: float | None, verdict: str) -> None:
+def test_thresholds(worse: Worse, difference: float, stderr: float | None, verdict: str) -> None:
     assert judge(worse, difference, stderr) == verdict
 
 
@@ -234,8 +239,8 @@ def test_a_model_that_has_learned_nothing_does_not_overfit(tmp_path: Path, train
 
 
 def test_a_comparison_of_models_says_after_how_many_updates_each(tmp_path: Path) -> None:
-    labels = [part.label for part in outcomes(tmp_path, invented("table1"))["table1.vma.1.1"].beside]
-    assert labels == ["protocol gmn", "soft attention minus VMA (soft after 30,000, vma after 60,000 updates)"]
+    differs = [part.differs for part in outcomes(tmp_path, invented("table1"))["table1.vma.1.1"].beside]
+    assert differs == ["", " (soft after 30,000, vma after 60,000 updates)"]
 
 
 def test_no_run_has_failed_before_it_had_its_updates(tmp_path: Path) -> None:
@@ -289,11 +294,34 @@ def test_hard_attention_that_is_never_faster_is_not_reproduced(tmp_path: Path) -
     assert outcome.value is None
 
 
-def test_a_note_speaks_for_the_ids_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "NOTES", {"table1.vma": "all", "table1.vma.1.1": "one", "table1.vma.1": "row"})
-    found = outcomes(tmp_path, invented("table1"))
-    assert [found[f"table1.vma.{cell}"].note for cell in ("1.1", "1.10", "2.1")] == ["one", "row", "all"]
-    assert found["recall.nll"].note == ""
+def test_a_finding_is_filled_in_and_speaks_for_the_rows_of_its_runs_alone(tmp_path: Path) -> None:
+    found = list(outcomes(tmp_path, invented("table1", value=90.0), invented("recall")).values())
+    row = next(outcome for outcome in found if outcome.id == "table1.vma.1.1").rows[0]
+    run, updates = row["train_id"], row["updates"]
+    text = "{difference of table1.vma.1.1} or {range of difference of table1.vma.1.*}; {ours of table1.vma.*.19}"
+    text += ", {protocol gmn of table1.vma.2.1}"
+    every = Finding(("table1.vma.*",), {run: updates, "another": 1}, text)
+    filled = findings.notes(found, [every])
+    assert set(filled) == {f"table1.vma.{c}.{n}" for c in (1, 2, 4, 16) for n in (1, 2, 3, 4, 5, 10, 19)}
+    assert filled["table1.vma.1.1"] == "3.5 or 3.5 to 16.1; 90.0, 90.0, 90.0 and 90.0, 90.0"
+    assert findings.notes(found, [Finding(("table1.*",), {run: updates - 1}, text)]) == {}
+    assert findings.notes(found, [Finding(("table1.*",), {"another": updates}, text)]) == {}
+    assert list(findings.notes(found, [Finding(("recall.nll", "fewshot.*"), {}, "")])) == ["recall.nll"]
+
+
+def test_the_findings_of_the_project_are_of_the_rows_shown() -> None:
+    """One whose runs are trained further is written anew."""
+    results = read_results(NUMBERS.parent)
+    shown = findings.notes(assess(results))
+    for finding in findings.read():
+        spoken_for = {name for name, note in shown.items() if findings.fits(name, finding.claims)}
+        assert spoken_for, f"{finding.claims}: no rows of {finding.runs}"
+        assert all("{" not in shown[name] and "-," not in shown[name] for name in spoken_for)
+        assert finding.runs or not re.search(r"\d\.\d|\d (nats|%)", finding.text), "numbers need their runs"
+        for run, updates in finding.runs.items():
+            rows, log = results.rows[results.rows.train_id == run], results.training_log(run)
+            last = int(rows.updates.max()) if len(rows) else int(log["update"].max()) if log is not None else 0
+            assert last == updates, f"{finding.claims}: {run} has now made {last} updates"
 
 
 def test_a_number_without_a_claim_is_an_error_of_ours(tmp_path: Path) -> None:
@@ -305,6 +333,6 @@ def test_a_number_without_a_claim_is_an_error_of_ours(tmp_path: Path) -> None:
 
 
 def test_measured_numbers_are_shown_to_the_digits_that_matter() -> None:
-    assert claims.number(96.619, 1.73) == "96.6 ± 1.7"
-    assert claims.number(2.513, 0.03) == "2.51 ± 0.03"
-    assert claims.number(-0.5) == "-0.50"
+    assert in_digits(96.619, 1.73) == "96.6 ± 1.7"
+    assert in_digits(2.513, 0.03) == "2.51 ± 0.03"
+    assert in_digits(-0.5) == "-0.50"

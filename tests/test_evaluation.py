@@ -17,7 +17,8 @@ from vma import MLPSizes, Terms, VariationalMemoryAddressing, iwae
 from vma.data import ImageSet
 from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
-from vma.evaluation import Scores, classify, clustered_stderr, evaluate, evaluate_memories, own_entry_probability
+from vma.evaluation import Scores, classify, evaluate, evaluate_memories, own_entry_probability
+from vma.statistics import clustered_stderr
 from vma.training import NonFiniteBound, fit
 
 SIZES = MLPSizes(image=(1, 4, 4), widths=(6, 5), latent=1, embedding=3)
@@ -310,21 +311,6 @@ def test_scores_of_several_memories_come_step_by_step() -> None:
     next(found)
     assert asked == [0, 1]
     assert not torch.is_autocast_enabled("cpu")
-
-
-# --- standard errors
-
-
-def test_clustered_stderr() -> None:
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=50)
-    plain = values.std(ddof=1) / math.sqrt(50)
-    assert clustered_stderr(values, rng.permutation(50)) == pytest.approx(plain)
-    twice = np.repeat(values, 2)  # a copy is no new evidence
-    assert clustered_stderr(twice, np.repeat(np.arange(50), 2)) == pytest.approx(plain)
-    naive = twice.std(ddof=1) / math.sqrt(100)
-    assert clustered_stderr(twice, np.repeat(np.arange(50), 2)) == pytest.approx(math.sqrt(2) * naive, rel=0.01)
-    assert math.isnan(clustered_stderr(values, np.zeros(50, dtype=int)))
 
 
 def test_summary_clusters_by_class_or_by_image() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from benchmarks import store, tasks
+from benchmarks import declare, store, tasks
 from benchmarks.experiments import (
     EXPERIMENTS,
     Experiment,
@@ -128,3 +128,14 @@ def test_groups_hold_what_shares_targets() -> None:
     assert [len(group) for group in vma] == [27, 27]  # K = 4 and K = 1,000
     assert all(len({c.train for c in group}) == 1 for group in by_group)
     assert all(len(group) == 1 for group in tasks.groups(DECLARED["fewshot"].cells))
+
+
+def test_what_readers_without_torch_see_is_what_is_declared() -> None:
+    assert declare.PATH.read_text(encoding="utf-8") == declare.text(), "python -m benchmarks.declare writes it anew"
+
+
+def test_declared_cells_are_told_apart_by_the_least_keys() -> None:
+    for name, experiment in EXPERIMENTS.items():
+        found = declare.declared(experiment())
+        assert len(found["cells"]) == len(found["smoke"]) == len(experiment().cells)
+        assert len({tuple(cell) for cell in found["cells"]}) == len(found["cells"]), name

@@ -14,9 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports import frames
-from reports.drawing import STYLES
-from reports.figures import FIGURES, missing, save
-from reports.results import CELLS, PAPER, Results, read_results
+from reports.declared import DECLARED
+from reports.drawing import save
+from reports.figures import FIGURES
+from reports.models import MODELS
+from reports.results import PAPER, Results, read_results
 
 PICTURES = ("2b", "3", "4a")
 
@@ -67,7 +69,7 @@ def without(results: Results, **where: Any) -> Results:
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_whole_folder_draws_every_figure_with_labelled_axes(name: str, made: Results) -> None:
     figure = drawn(made, name)
-    assert missing(made, name) == []
+    assert FIGURES[name].missing(made) == []
     assert FIGURES[name].caption.endswith(".")
     assert "SMOKE" not in words_of(figure)
     if name in PICTURES:
@@ -94,8 +96,8 @@ def test_smoke_figures_are_watermarked_and_have_none_of_the_papers_marks(name: s
 def test_without_its_rows_there_is_no_figure_and_what_is_missing_is_named(name: str, made: Results) -> None:
     results = replace(made, rows=made.rows[~made.rows.experiment.isin(FIGURES[name].experiments)])
     assert FIGURES[name].draw(results) is None
-    assert len(missing(results, name)) == len(FIGURES[name].experiments)
-    assert all("not run" in words for words in missing(results, name))
+    assert len(FIGURES[name].missing(results)) == len(FIGURES[name].experiments)
+    assert all("not run" in words for words in FIGURES[name].missing(results))
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -118,7 +120,7 @@ def test_a_missing_cell_breaks_its_line_and_is_named(made: Results) -> None:
     axis = axes_of(drawn(results, "4b"))[1]
     values = line(axis, "VMA, K = 4").get_ydata()
     assert np.isnan(values).tolist() == [False, False, True, False, False]
-    assert missing(results, "4b") == ["fewshot: vma, shots 4, K 4", "fewshot: vma, shots 4, K 1000"]
+    assert FIGURES["4b"].missing(results) == ["fewshot: vma, shots 4, K 4", "fewshot: vma, shots 4, K 1000"]
 
 
 def test_a_line_goes_through_the_mean_over_seeds_and_every_seed_is_a_dot(made: Results) -> None:
@@ -129,7 +131,7 @@ def test_a_line_goes_through_the_mean_over_seeds_and_every_seed_is_a_dot(made: R
     assert curve.get_ydata()[3] == pytest.approx(rows.value.mean())
     dots = [dot for dot in axis.lines if dot.get_marker() == "." and list(dot.get_xdata()) == [8, 8]]
     assert sorted(rows.value) in [sorted(dot.get_ydata()) for dot in dots]
-    assert curve.get_color() == STYLES["vma"]["color"]
+    assert curve.get_color() == MODELS["vma"].colour
 
 
 def test_the_recall_figure_has_its_curves_and_its_line_at_log_m(made: Results) -> None:
@@ -189,7 +191,7 @@ def test_wallclock_dashes_what_is_embedded_with_few_gradients(made: Results) -> 
 
 
 def test_the_lookup_shows_the_first_two_targets_of_different_classes(made: Results) -> None:
-    found = made.artifact(made.of("lookup").iloc[0])
+    found = made.arrays(made.of("lookup").iloc[0])
     assert found is not None
     figure = drawn(made, "3")
     first, second = figure.subfigs
@@ -247,4 +249,4 @@ def test_what_the_project_has_so_far_is_drawn(tmp_path: Path) -> None:
         save(drawn(results, "training"), tmp_path, "training")
     present = [name for name, spec in FIGURES.items() if spec.draw(results) is not None]
     assert "table1" in present
-    assert set(CELLS) <= {experiment for spec in FIGURES.values() for experiment in spec.experiments}
+    assert set(DECLARED) <= {experiment for spec in FIGURES.values() for experiment in spec.experiments}

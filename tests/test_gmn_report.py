@@ -7,6 +7,7 @@ import pytest
 from made_results import make_results
 
 from reports import frames, gmn
+from reports.figures import FIGURES
 from reports.results import Results, read_results, select
 
 
@@ -59,7 +60,7 @@ def test_the_table_has_both_protocols_and_what_is_quoted(made: Results) -> None:
 def test_without_gmn_there_is_nothing_and_table_1_is_as_it_was(made: Results) -> None:
     without = replace(made, rows=made.rows[made.rows.model != "gmn"])
     assert gmn.frame(without).empty
-    assert gmn.draw(without) is None
-    assert gmn.draw_matching(without) is None
+    assert FIGURES["gmn"].draw(without) is None
+    assert FIGURES["gmn-matching"].draw(without) is None
     for protocol in ("per_class", "gmn"):
         pd.testing.assert_frame_equal(frames.table1(made, protocol), frames.table1(without, protocol))

@@ -17,8 +17,8 @@ from made_results import make_results
 from benchmarks.store import append_rows, read_rows
 from reports import __main__ as command
 from reports import figures, page, tables
-from reports.claims import assess
-from reports.results import InputError, read_results
+from reports.outcomes import assess
+from reports.results import InputError, paper_numbers, read_results
 
 ROOT = Path(__file__).parents[1]
 # figures are drawn, and looked at, elsewhere
@@ -97,39 +97,50 @@ def test_the_page_is_small(real: Page) -> None:
     assert len(real.html) < 2_000_000  # without figures, which are as much again
 
 
-def test_claims_come_first_and_what_is_not_reproduced_before_the_rest(real: Page) -> None:
-    sections = [a["id"] for a in real.all("section")]
-    assert sections == ["claims", "figures", "lookup", "tables", "provenance"]
+def test_what_holds_comes_first_an_experiment_a_row_and_quoted_numbers_last(real: Page) -> None:
+    assert [a.get("id") for a in real.all("section")] == [
+        "claims",
+        "table1",
+        "figures",
+        "lookup",
+        "tables",
+        "provenance",
+    ]
     verdicts = [str(a["data-verdict"]) for a in real.all("tr") if a.get("data-verdict")]
-    assert len(verdicts) == len(read_rows_of_paper())
-    assert verdicts == sorted(verdicts, key=list(page.VERDICTS).index)
-    assert verdicts[0] == "not reproduced"
-    counted = {str(a["data-verdict"]) for a in real.all("li") if a.get("data-verdict")}
-    assert counted == set(page.VERDICTS)
-    assert (
-        f"{verdicts.count('not reproduced')} of {len(verdicts) - verdicts.count('quoted')} numbers are not" in real.text
-    )
+    paper = paper_numbers()
+    assert len(verdicts) == len(paper)
+    first_quoted = verdicts.index("quoted")
+    assert set(verdicts[first_quoted:]) == {"quoted"}
+    judged = verdicts[:first_quoted]
+    for verdict, words in (("reproduced", "are reproduced"), ("near", "are near"), ("not reproduced", "are not rep")):
+        assert f"{judged.count(verdict)} {words}" in real.text
+    rows = [str(a["id"]) for a in real.all("details") if a.get("class") == "experiment"]
+    assert len(rows) == 9
+    row = re.search(r'<details class="experiment" id="experiment-table1">.*?</summary>', real.html, re.DOTALL)
+    assert row
+    assert row[0].count("<i class=") == 28
+    assert re.search(r"\d+ not reproduced \(\+\d+\.\d to \+\d+\.\d nats\)", Page(row[0]).text)
 
 
-def read_rows_of_paper() -> list[str]:
-    return (ROOT / "results" / "paper.csv").read_text(encoding="utf-8").splitlines()[1:]
+def test_table_1_is_one_grid_of_ours_over_the_papers_by_verdict(real: Page, made: Path) -> None:
+    grid = re.search(r'<table class="grid">.*?</table>', real.html, re.DOTALL)
+    assert grid
+    cells = re.findall(r'<td class="([\w-]+)" title="([\w ]+)"><a [^>]*>([\d.]+)</a><small>([\d.]+)</small>', grid[0])
+    found = {outcome.id: outcome for outcome in assess(read_results(made))}
+    wanted = [found[f"table1.vma.{c}.{n}"] for c in (1, 2, 4, 16) for n in (1, 2, 3, 4, 5, 10, 19)]
+    assert cells == [(o.verdict.replace(" ", "-"), o.verdict, f"{o.value:.1f}", o.paper) for o in wanted]
 
 
-def test_a_claim_has_its_number_error_difference_updates_seeds_and_command(real: Page) -> None:
+def test_a_claim_has_its_number_error_difference_seeds_and_command(real: Page) -> None:
     row = re.search(r'<tr id="claim-fewshot\.nll\.first".*?</tr>', real.html, re.DOTALL)
     assert row
-    text = Page(row[0]).text
-    for part in (
-        "75.1",
-        " ± ",
-        "60,000",
-        "0: ",
-        "1: ",
-        "python -m benchmarks.run fewshot --seeds 0 1",
-        "n = 40",
-        "K = 1000",
-    ):
-        assert part in text
+    for part in ("75.1", " ± ", "2 seeds: ", "n = 40", "K = 1000", "K = 1000 minus K = 4"):
+        assert part in Page(row[0]).text
+    pattern = r'<details class="experiment" id="experiment-fewshot">.*?</table>.*?</p>'
+    experiment = re.search(pattern, real.html, re.DOTALL)
+    assert experiment
+    assert "60,000 updates" in Page(experiment[0]).text
+    assert "python -m benchmarks.run fewshot --seeds 0 1" in Page(experiment[0]).text
 
 
 def test_each_number_leads_to_rows_with_their_provenance_and_specs(real: Page) -> None:
@@ -173,14 +184,14 @@ def test_data_that_stand_in_are_named(small: Path) -> None:
         path.unlink()
         append_rows(path, rows)
     text = rendered(small).text
-    assert "Not the paper's data in places: folder:mine" in text
+    assert "Not the paper's data in places (folder:mine)" in text
     assert "on folder:mine" in text
     assert "No number has been measured on the paper's data" in text
 
 
 def test_what_is_missing_is_named(small: Path) -> None:
     found = rendered(small, {})
-    assert "Not run: recall, learned-mnist" in found.text.replace("Not run or not complete", "Not run")
+    assert "figures are not drawn" in found.text
     assert "Missing: no row of recall" in found.text
     assert "Not drawn: recall: not run (28 cells)" in found.text
     assert "Nothing to choose from: lookup: not run" in found.text
@@ -200,7 +211,7 @@ def test_equal_results_give_equal_pages(small: Path) -> None:
 
 def test_lookups_are_packed_without_loss(made: Path) -> None:
     results = read_results(made)
-    arrays = results.artifact(results.of("lookup").iloc[0])
+    arrays = results.arrays(results.of("lookup").iloc[0])
     packed = page.lookups(results)
     assert arrays is not None
     assert packed is not None
@@ -238,7 +249,7 @@ def test_the_command_writes_tables_figures_and_the_page_without_torch(small: Pat
     assert {path.name for path in written} == {
         *("ablations.md", "ablations.csv", "ablations.tex"),  # whose figure needs values of each target
         *(f"classification.{suffix}" for suffix in ("md", "csv", "tex", "svg", "pdf", "png")),
-        "index.html",
+        *("inputs.json", "index.html"),
     }
     assert sorted(written) == sorted(path for path in out.rglob("*") if path.is_file())
 
@@ -252,6 +263,22 @@ def test_figures_and_tables_that_are_no_more_are_removed_and_other_files_kept(sm
     command.write(read_results(small), tmp_path / "out")
     assert not any(path.exists() for path in stale)
     assert other.exists()
+
+
+def test_a_figure_is_drawn_again_where_what_it_is_made_of_has_changed(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, path = tmp_path / "out", tmp_path / "out" / "figures" / "classification.svg"
+    first = command.write(read_results(small), out)
+    path.write_text("kept", encoding="utf-8")
+    assert command.write(read_results(small), out) == first
+    assert path.read_text(encoding="utf-8") == "kept"
+    append_rows(small / "classification.jsonl", [{**read_rows(small / "classification.jsonl")[0], "value": 0.5}])
+    command.write(read_results(small), out)
+    assert path.read_text(encoding="utf-8") != "kept"
+    (out / "figures" / "classification.pdf").unlink()
+    (out / "figures" / "inputs.json").write_text("no JSON", encoding="utf-8")
+    assert command.write(read_results(small), out) == first
 
 
 def test_an_error_leaves_what_was_there(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

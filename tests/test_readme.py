@@ -1,12 +1,15 @@
-"""The numbers on README's first screen are those of the committed rows, and are written by the command alone."""
+"""The table and the pictures of README are those of the committed rows, and are written by the command alone."""
 
-import shutil
+import io
+import re
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from made_results import make_results
 
-from reports import readme
+from reports import figures, inputs, readme, runs
 from reports.__main__ import main
 from reports.results import PAPER, read_results
 
@@ -23,32 +26,45 @@ def test_the_readme_shows_the_committed_rows() -> None:
     assert text == readme.filled(text, read_results(PAPER.parent)), (
         "python -m reports --readme README.md writes it anew"
     )
-    assert text.index("<!-- verdicts -->") < text.index("<!-- table1 -->") < text.index("<!-- figure5a -->")
-    assert text.index("<!-- figure5a -->") < text.index("## Two commands")
+    assert text.index("<!-- stands -->") < text.index("## Two commands")
 
 
-def test_every_cell_of_the_first_screen_is_filled(made: Path) -> None:
+def test_what_lies_beside_the_readme_is_of_the_committed_rows() -> None:
+    results = read_results(PAPER.parent)
+    for name, key in readme.PICTURES.items():
+        picture = README.parent / "docs" / "images" / f"{name}.png"
+        assert picture.stat().st_size <= 300_000
+        assert readme.rows_of(picture) == inputs.of_rows(results, figures.FIGURES[key].experiments), picture
+    written = (PAPER.parent / runs.NAME).read_text(encoding="utf-8")
+    assert written == runs.table(results).to_csv(index=False)
+    known = pd.read_csv(io.StringIO(written))
+    assert set(known.train_id) == set(results.rows[results.rows.updates > 0].train_id)
+    assert known.run.is_unique
+    for place in (*known.weights.dropna(), *known.log.dropna()):
+        assert (PAPER.parent / place).is_file()
+
+
+def test_where_it_stands_has_a_row_an_experiment(made: Path) -> None:
     results = read_results(made)
-    table = readme.table1(results)
-    assert table.count("| VMA, C = ") == 4
-    assert table.count(" / ") == 1 + 4 * 7
-    assert "Plain VAE: " in table
-    assert "over 28 cells" in table
-    figure = readme.figure5a(results).splitlines()
-    ours = [line for line in figure if "examples each" in line]
-    assert len(ours) == 2 * (3 + 2 + 2)  # of each K: the examples of VMA, and of two of soft attention
-    # one class alone is the yardstick of VMA, and has a difference of its own where it is another model's
-    assert all(line.count("(+") + line.count("(-") == 4 + line.startswith("| Soft attention") for line in ours)
-    assert any(line.startswith("| Soft attention (features, trained on 8 classes), 16 examples each") for line in ours)
-    verdicts = readme.verdicts(results)
-    assert verdicts.startswith("**Of 60 numbers of the paper, so far:** ")
-    assert verdicts.index("not reproduced") < verdicts.index("near")
+    lines = readme.stands(results).splitlines()[2:]
+    assert len(lines) == len(readme.STANDS)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    table1 = next(line for line in cells if line[0].startswith("Table 1"))
+    assert table1[1] == "73.9 to 89.6"
+    assert table1[3] == ""
+    assert table1[5:] == ["60,000", "1"]
+    assert sum(map(int, re.findall(r"\((\d+)\)", table1[4]))) == 28
+    vae = next(line for line in cells if "plain VAE" in line[0])
+    assert vae[1] == "90.8"
+    assert " ± " in vae[2]
+    suite = results.rows[results.rows.experiment == "table1"].assign(value=80.0, updates=7)
+    table1 = readme.stands(replace(results, suite=suite)).splitlines()[2]
+    assert "| 80.0 |" in table1
 
 
 def test_the_command_replaces_what_stands_between_the_marks(made: Path, tmp_path: Path) -> None:
     path = tmp_path / "README.md"
-    marked = [f"<!-- {name} -->\nold\n<!-- end of {name} -->" for name in readme.BLOCKS]
-    path.write_text("\n\n".join(("before", *marked, "after")), encoding="utf-8")
+    path.write_text("before <!-- stands -->\nold\n<!-- end of stands --> after", encoding="utf-8")
     assert main(["--results", str(made), "--out", str(tmp_path / "out"), "--readme", str(path)]) == 0
     text = path.read_text(encoding="utf-8")
     assert text.startswith("before")
@@ -64,34 +80,11 @@ def test_a_file_without_the_marks_is_left_as_it_is(
     path = tmp_path / "README.md"
     path.write_text("nothing to fill", encoding="utf-8")
     assert main(["--results", str(made), "--out", str(tmp_path / "out"), "--readme", str(path)]) == 2
-    assert "--readme has no block verdicts" in capsys.readouterr().err
+    assert "--readme has no block stands" in capsys.readouterr().err
     assert path.read_text(encoding="utf-8") == "nothing to fill"
     assert not (tmp_path / "out").exists()
     assert main(["--results", str(made), "--out", str(tmp_path / "out"), "--readme", str(tmp_path / "none.md")]) == 1
     assert "none.md" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("broken", "said"),
-    [
-        (
-            "table1.jsonl",
-            "--readme needs all of VMA's cells of Table 1, has none of C = 1, 1 examples: run table1 first",
-        ),
-        ("scaling.jsonl", "--readme needs scaling with 1, 2, 8, 32, 144 classes: run scaling first"),
-        ("artifacts", "--readme needs the per-target values of scaling, VMA, 4 examples, K = 4: restore artifacts/"),
-    ],
-)
-def test_results_that_leave_gaps_are_refused(
-    broken: str, said: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    results = tmp_path / "results"
-    shutil.copytree(made, results, ignore=shutil.ignore_patterns(broken))
-    path = tmp_path / "README.md"
-    path.write_text(README.read_text(encoding="utf-8"), encoding="utf-8")
-    assert main(["--results", str(results), "--out", str(tmp_path / "out"), "--readme", str(path)]) == 2
-    assert said in capsys.readouterr().err
-    assert path.read_bytes() == README.read_bytes()
 
 
 def test_a_file_that_is_no_text_is_refused(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from benchmarks.experiments import estimators as declared
+from benchmarks.store import record_arrays
 from reports import estimators, tables
 from reports.figures import FIGURES
 from reports.results import Results, read_results
+from reports.targets import Key
 
 NLL = {"shipped-": 90.0, "vimco": 84.0, "wake": 83.0, "rloo": 85.0, "stl": 84.5}
 SHIFT = {"shipped": 0.0, "started": 0.0, "scratch": 20.0}
@@ -26,7 +28,7 @@ def row(variant: str, metric: str, value: float, num_samples: int, **more: Any) 
 def results(tmp_path: Path) -> Results:
     rows, generator = [], np.random.default_rng(0)
     noise = generator.normal(0, 8, 50)  # of the targets, which all share
-    (tmp_path / "artifacts").mkdir()
+    arrays = {}
     for way, shift in SHIFT.items():
         for name, nll in NLL.items():
             if (way == "shipped") != (name == "shipped-"):
@@ -36,8 +38,8 @@ def results(tmp_path: Path) -> Results:
                 values = nll + shift - gain + noise + generator.normal(0, 0.1, 50)
                 error = float(values.std() / 50**0.5)
                 rows.append(row(variant, "nll", float(values.mean()), k, stderr=error, n=50))
-                path = tmp_path / "artifacts" / f"{variant}-1000-nll{k}.npz"
-                np.savez(path, nll=values, x_index=np.arange(50), x_class=np.arange(50) // 5)
+                of_target = {"nll": values, "x_index": np.arange(50), "x_class": np.arange(50) // 5}
+                arrays[Key(variant, 1000, f"nll{k}")] = of_target
             rows.append(row(variant, "kl_p_q", 1.5 if name == "vimco" else 1.0, 8, stderr=0.1, n=50))
             rows.append(row(variant, "accuracy", 0.8, 1, rule="address", stderr=0.01, n=50))
             if way == "scratch":
@@ -45,6 +47,7 @@ def results(tmp_path: Path) -> Results:
     for variant, signal in (("shipped", 2.0), ("scratch-vimco", 1.0)):
         rows += [row(variant, "snr_a", signal, 24, rule=rule, n=24) for rule in ("vimco", "wake", "rloo")]
         rows += [row(variant, "snr_z", 10 * signal, 24, rule=rule, n=24) for rule in ("iwae", "stl")]
+    record_arrays(tmp_path, "estimators", arrays)
     (tmp_path / "estimators.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rows), encoding="utf-8")
     return read_results(tmp_path)
 

@@ -10,8 +10,11 @@ import pytest
 from made_results import make_results
 
 from benchmarks.experiments import EXPERIMENTS
-from benchmarks.store import ROW_KEYS, append_rows, record_specs
-from reports.results import CELLS, NUMBERS, TEXT, InputError, missing_cells, read_results, select, stand_ins
+from benchmarks.store import ROW_KEYS, append_rows, record_arrays, record_specs
+from reports import targets
+from reports.declared import DECLARED
+from reports.results import NUMBERS, TEXT, InputError, missing_cells, read_results, select, stand_ins
+from reports.targets import Key
 
 ROW = {
     "experiment": "scaling",
@@ -21,6 +24,7 @@ ROW = {
     "targets": "all",
     "train_seed": 0,
     "updates": 100,
+    "train_classes": 8,
     "classes": 2,
     "shots": 4,
     "num_samples": 4,
@@ -59,19 +63,18 @@ def test_a_whole_folder_has_every_declared_cell_once(made: Path) -> None:
     results = read_results(made)
     assert not results.smoke
     assert results.left_out == ()
-    assert set(CELLS) == set(EXPERIMENTS)
-    for name, declare in EXPERIMENTS.items():
+    assert set(DECLARED) == set(EXPERIMENTS)
+    for name in EXPERIMENTS:
         assert missing_cells(results, name) == []
-        assert len(CELLS[name]) == len(declare().cells)
         rows = results.of(name)
-        covered = {index for cell in CELLS[name] for index in select(rows, **cell).index}
+        covered = {index for cell in DECLARED[name].cells for index in select(rows, **cell).index}
         assert covered == set(rows.index), name
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     results = read_results(write(tmp_path, {}))
     lines = missing_cells(results, "scaling")
-    assert len(lines) == len(CELLS["scaling"]) - 1
+    assert len(lines) == len(DECLARED["scaling"].cells) - 1
     assert "scaling: vma, classes 2, shots 4, K 4" not in lines
     assert "scaling: vma, classes 144, shots 19, K 1000" in lines
     assert missing_cells(results, "recall") == ["recall: not run (28 cells)"]
@@ -104,6 +107,13 @@ def test_a_recipe_that_is_not_declared_does_not_count_and_is_named(tmp_path: Pat
     results = read_results(write(tmp_path, {}, {"recipe": "fast", "updates": 999, "value": 1.0}))
     assert list(results.rows.recipe) == ["paper"]
     assert "recipe fast" in results.left_out[0]
+
+
+def test_rows_of_the_suites_recipe_stand_apart(tmp_path: Path) -> None:
+    results = read_results(write(tmp_path, {}, {"recipe": "suite", "updates": 7, "value": 1.0}))
+    assert list(results.rows.value) == [80.0]
+    assert list(results.suite.value) == [1.0]
+    assert results.left_out == ()
 
 
 def test_the_papers_data_go_before_stand_ins(tmp_path: Path) -> None:
@@ -186,31 +196,33 @@ def test_a_torn_last_line_is_ignored(tmp_path: Path) -> None:
     assert len(read_results(tmp_path).rows) == 1
 
 
-def test_an_artifact_is_found_by_its_row(made: Path) -> None:
+def test_arrays_are_found_by_their_row(made: Path) -> None:
     results = read_results(made)
     row = results.of("learned-mnist", metric="nll", model="vma").iloc[0]
-    arrays = results.artifact(row)
+    arrays = results.arrays(row)
     assert arrays is not None
     assert arrays["nll"].mean() == pytest.approx(row.value, abs=1e-4)
     assert arrays["log_pa"].shape == (row.memory_size,)
-    assert results.artifact({**row, "eval_id": "none"}) is None
+    assert results.arrays({**row, "eval_id": "none"}) is None
 
 
 @pytest.mark.parametrize("spoil", ["cut", "text", "pickled"])
-def test_a_damaged_artifact_is_named(spoil: str, tmp_path: Path) -> None:
-    results = read_results(write(tmp_path, {}))
-    (tmp_path / "artifacts").mkdir()
-    path = tmp_path / "artifacts" / "t0-100-e0.npz"
-    if spoil == "text":
-        path.write_text("no archive")
-    else:
-        np.savez_compressed(
-            path, nll=np.array([{}]) if spoil == "pickled" else np.random.default_rng(0).normal(size=99)
-        )
+@pytest.mark.parametrize("kind", ["parquet", "npz"])
+def test_a_damaged_file_of_arrays_is_named(kind: str, spoil: str, tmp_path: Path) -> None:
+    write(tmp_path, {})
+    key = Key("t0", 100, "e0")
+    record_arrays(tmp_path, "scaling", {key: {"nll": np.random.default_rng(0).normal(size=99), "x": np.zeros((99, 2))}})
+    pictures = kind == "npz"
+    path = targets.pictures_path(tmp_path, "scaling", key) if pictures else targets.path(tmp_path, "scaling")
     if spoil == "cut":
         path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(InputError, match=r"t0-100-e0.npz is damaged") as error:
-        results.artifact(results.rows.iloc[0])
+    elif spoil == "text" or not pictures:
+        path.write_text("no archive")
+    else:
+        np.savez_compressed(path, nll=np.array([{}]))
+    results = read_results(tmp_path)
+    with pytest.raises(InputError, match=rf"scaling.*\.{kind} is damaged") as error:
+        results.arrays(results.rows.iloc[0])
     assert "\n" not in str(error.value)
 
 

@@ -26,6 +26,8 @@ from benchmarks.store import (
     write_artifact,
     write_text,
 )
+from reports import targets
+from reports.targets import Key
 from vma.errors import InputError
 
 
@@ -261,3 +263,55 @@ def test_artifacts_are_plain_equal_and_whole(tmp_path: Path) -> None:
         write_artifact(path, {"ids": np.array([None, "a"])})
     assert path.read_bytes() == first
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_values_at_targets_are_replaced_by_cell_and_equal_ones_give_equal_bytes(tmp_path: Path) -> None:
+    one, other = Key("a", 100, "x"), Key("b", 7, "y")
+    first = {"nll": np.linspace(0, 1, 5, dtype=np.float32), "x_index": np.arange(5), "duplicated": np.zeros(5, bool)}
+    cells = {one: first, other: {"address": np.ones(3, np.float32), "image": np.zeros((3, 2), np.uint8)}}
+    store.record_arrays(tmp_path, "made", cells)
+    for key, arrays in reversed(cells.items()):
+        store.record_arrays(tmp_path / "again", "made", {key: {**arrays, "nll": np.zeros(5)} if key == one else arrays})
+    store.record_arrays(tmp_path / "again", "made", {one: first})
+    paths = [targets.path(folder, "made") for folder in (tmp_path, tmp_path / "again")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    read = targets.read(paths[0])
+    assert list(read) == [one, other]
+    assert list(read[other]) == ["address"]
+    for name, array in first.items():
+        assert read[one][name].dtype == array.dtype
+        np.testing.assert_array_equal(read[one][name], array)
+    pictures = targets.read_pictures(targets.pictures_path(tmp_path, "made", other))
+    np.testing.assert_array_equal(pictures["image"], np.zeros((3, 2)))
+
+
+def test_values_of_many_processes_are_all_there(tmp_path: Path) -> None:
+    script = f"""
+import os, sys
+import numpy as np
+from pathlib import Path
+from benchmarks.store import record_arrays
+from reports.targets import Key
+for worker in range(3):
+    if os.fork() == 0:
+        try:
+            for cell in range(8):
+                record_arrays(Path({str(tmp_path)!r}), "made", {{Key("t", worker, str(cell)): {{"nll": np.ones(4)}}}})
+        finally:
+            os._exit(sys.exc_info()[0] is not None)
+sys.exit(any([os.wait()[1] for _ in range(3)]))
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+    assert len(targets.read(targets.path(tmp_path, "made"))) == 3 * 8
+
+
+@pytest.mark.parametrize("damage", [b"", b"no table", None])
+def test_a_damaged_file_of_values_is_named_and_left(tmp_path: Path, damage: bytes | None) -> None:
+    path = targets.path(tmp_path, "made")
+    store.record_arrays(tmp_path, "made", {Key("t", 1, "e"): {"nll": np.arange(99.0)}})
+    path.write_bytes(path.read_bytes()[:-40] if damage is None else damage)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"made\.parquet is damaged .*restore it, or delete it") as caught:
+        store.record_arrays(tmp_path, "made", {Key("t", 2, "e"): {"nll": np.zeros(3)}})
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before

@@ -36,7 +36,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vma.checkpoint": ("vma.errors", "vma.files"),
     "vma.protocol": ("vma.errors", "vma.objectives", "vma.networks"),
     "vma.training": ("vma.errors", "vma.objectives", "vma.addressing", "vma.protocol", "vma.data"),
-    "vma.evaluation": ("vma.errors", "vma.objectives", "vma.addressing", "vma.protocol", "vma.data", "vma.training"),
+    "vma.evaluation": (
+        *("vma.errors", "vma.objectives", "vma.addressing", "vma.protocol", "vma.data", "vma.statistics"),
+        "vma.training",
+    ),
     "vma.pictures": ("vma.errors", "vma.protocol"),
     # a model by its name needs all models, so the baselines too
     "vma.pretrained": (
@@ -55,7 +58,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "baselines": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing"),
     "baselines.sampled": ("baselines", "vma.objectives", "vma.networks", "vma.addressing", "vma.sampled"),
     "benchmarks": ("vma", "baselines", "reports"),
-    "reports": ("vma.errors",),
+    "vma.statistics": (),
+    "reports": ("vma.errors", "vma.statistics"),
 }
 
 

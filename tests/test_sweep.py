@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,6 +18,8 @@ from benchmarks.estimate import Measured
 from benchmarks.experiments import EXPERIMENTS, SMOKE_UPDATES, Experiment, smoke
 from benchmarks.jobs import Job, from_json
 from benchmarks.spec import Cell, EvalSpec, TrainSpec
+from reports import targets
+from reports.targets import Key
 from vma.data import load
 from vma.data.episodes import EpisodeSpec
 from vma.errors import DataUnavailable, InputError
@@ -251,8 +252,10 @@ def test_a_sweep_writes_rows_of_each_experiment_and_what_lies_beside_them(undist
     shared = {row["metric"]: row["value"] for row in one if row["model"] == "vma"}
     assert shared == {row["metric"]: row["value"] for row in two if row["variant"] == "same"}
     for row in one + two:
-        assert (undisturbed / "artifacts" / f"{row['train_id']}-{UPDATES}-{row['eval_id']}.npz").exists()
-        log = store.read_rows(undisturbed / "training" / f"{row['model']}-{row['train_id']}.jsonl")
+        values = targets.read(targets.path(undisturbed, row["experiment"]))
+        assert len(values[Key(row["train_id"], UPDATES, row["eval_id"])]["nll"]) == row["n"]
+        (path,) = (undisturbed / "training").glob(f"{row['model']}-strokes-*-{row['train_id']}.jsonl")
+        log = store.read_rows(path)
         assert [line["update"] for line in log] == [100, UPDATES]
     known = {line["id"] for line in store.read_rows(undisturbed / "specs.jsonl")}
     assert known == {row[key] for row in one + two for key in ("train_id", "eval_id")}
@@ -287,7 +290,7 @@ def test_the_same_command_goes_on_with_another_number_of_threads(
 
 
 def test_an_evaluation_of_two_experiments_has_the_same_numbers_in_both(tmp_path: Path) -> None:
-    """Its artifact is one file, and which draws it gets depends on what is evaluated beside it."""
+    """Which draws it gets depends on what is evaluated beside it."""
 
     def shared(name: str) -> list[dict[str, Any]]:
         return [row for row in read(tmp_path, name) if (row["classes"], row["shots"]) == (4, 2)]
@@ -296,23 +299,25 @@ def test_an_evaluation_of_two_experiments_has_the_same_numbers_in_both(tmp_path:
         """By the rows that count."""
         return {row["metric"]: row["value"] for row in shared(name)}
 
-    def artifact() -> float:
-        (evaluation,) = {row["eval_id"] for row in shared("classes") + shared("shots")}
-        (path,) = (tmp_path / "artifacts").glob(f"*-{evaluation}.npz")
-        return float(np.load(path)["nll"].mean())
+    def mean(name: str) -> float:
+        """Of the values at each target."""
+        (evaluation,) = {row["eval_id"] for row in shared(name)}
+        values = targets.read(targets.path(tmp_path, name))
+        (found,) = (arrays["nll"] for key, arrays in values.items() if key.eval_id == evaluation)
+        return float(found.mean())
 
     assert command("classes", "--out", tmp_path) == 0
     first = numbers("classes")
     assert command("shots", "--out", tmp_path) == 0
     assert numbers("shots") == numbers("classes") == first
-    assert artifact() == pytest.approx(first["nll"])
+    assert mean("classes") == mean("shots") == pytest.approx(first["nll"])
     assert {row["variant"] for row in read(tmp_path, "shots")} == {"same", None}
     assert len(read(tmp_path, "shots")) == len(read(tmp_path, "classes")) == 2 * 4
 
     until(lambda: store.provenance(CPU)["created"] > max(row["created"] for row in read(tmp_path, "shots")))
     assert command("shots", "--out", tmp_path, "--again") == 0
     assert numbers("shots") == numbers("classes") != first
-    assert artifact() == pytest.approx(numbers("classes")["nll"])
+    assert mean("classes") == mean("shots") == pytest.approx(numbers("classes")["nll"])
     assert {row["variant"] for row in read(tmp_path, "classes")} == {None}
     assert len(read(tmp_path, "shots")) == 4 * 4
     assert len(read(tmp_path, "classes")) == 3 * 4
@@ -370,7 +375,9 @@ def test_a_cluster_gives_the_same_results_as_this_machine(
     assert empty_cache.exists()
     for name in ("one", "two"):
         assert rows(tmp_path / "out", name) == rows(undisturbed, name)
-    assert files(tmp_path / "out" / "artifacts") == files(undisturbed / "artifacts")
+    for name in ("one", "two"):
+        one, other = (targets.path(folder, name).read_bytes() for folder in (tmp_path / "out", undisturbed))
+        assert one == other
     for path in (undisturbed / "training").iterdir():
         logs = [store.read_rows(folder / "training" / path.name) for folder in (undisturbed, tmp_path / "out")]
         first, second = ([{k: v for k, v in line.items() if k != "seconds"} for line in log] for log in logs)

@@ -208,14 +208,6 @@ def test_signal_and_noise_are_those_of_a_gradient_that_is_known(monkeypatch: pyt
     assert found == pytest.approx(16, rel=0.05)
 
 
-def test_the_interval_of_a_mean_covers_it_and_is_a_point_for_equal_values() -> None:
-    values = np.random.default_rng(1).normal(size=200)
-    low, high = tasks.mean_interval(values)
-    assert low < values.mean() < high
-    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(200), rel=0.2)
-    assert tasks.mean_interval(np.ones(5)) == (1, 1)
-
-
 def test_updates_are_timed_in_turns() -> None:
     cells = [
         replace(cell, train=replace(cell.train, threads=1))  # on more, such tiny networks are slower

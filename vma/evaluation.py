@@ -18,6 +18,7 @@ from vma.data.episodes import Episode
 from vma.errors import InputError
 from vma.objectives import Terms
 from vma.protocol import AddressModel, EmbeddingModel, Model, check_model, has_address
+from vma.statistics import clustered_stderr
 from vma.training import NonFiniteBound, check_finite
 
 METRICS = ("nll", "kl_a", "kl_z", "log_px")
@@ -48,20 +49,6 @@ class Scores:
         """Mean and standard error, clustered by class or by image (targets that repeat are no new evidence)."""
         values = getattr(self, metric)
         return float(values.mean()), clustered_stderr(values, self.x_class if by_class else self.x_index)
-
-
-def clustered_stderr(values: np.ndarray, clusters: np.ndarray) -> float:
-    """Standard error of the mean of values whose errors are shared within clusters; with one value a cluster the usual
-    one.
-
-    The sandwich estimate sqrt(G / (G - 1) sum_g (sum_{i in g} (v_i - mean))^2) / n over G clusters; nan with one
-    cluster.
-    """
-    _, group = np.unique(clusters, return_inverse=True)
-    sums = np.bincount(group, weights=values - values.mean())
-    if len(sums) < 2:
-        return float("nan")
-    return float(np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(values))
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from benchmarks.cli import check_option
 from benchmarks.timing.support import Timing, entry, write_entries
 from benchmarks.training import training_commit
 from reports.command import check_folder
-from reports.results import InputError as ReportError
 from vma.errors import InputError
 from vma.hardware import keep_freed_memory
 
@@ -34,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         check_option("--timing-rounds", rounds, 1, 10**6)
         check_folder("--timing-out", config.getoption("--timing-out"))
-    except (InputError, ReportError) as error:
+    except InputError as error:
         raise pytest.UsageError(str(error)) from None
     if device == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--timing-device cuda is not to be had on this machine: use --timing-device cpu")

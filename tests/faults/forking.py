@@ -36,7 +36,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         if file.parent.name == "training":  # as many a line as the machine was fast: its means go from start to start
             rows = [{k: row[k] for k in ("update", "validation_bound") if k in row} for row in rows]
         found[file.name] = sorted(map(json.dumps, rows))
-    for file in sorted(folder.glob("out/artifacts/[!.]*")):  # not what those killed left half-written
+    for file in sorted(folder.glob("out/targets/[!.]*")):  # not what those killed left half-written
         found[file.name] = file.read_bytes()
     return found
 

@@ -25,6 +25,7 @@ from reliability import amount
 
 from benchmarks import store
 from reports import lines
+from reports.targets import Key
 from vma import checkpoint
 from vma.data import images, prepared
 from vma.errors import InputError
@@ -60,8 +61,8 @@ def specs(folder: Path, update: int) -> None:
     store.record_specs(folder / "specs.jsonl", {str(number): {"update": number} for number in range(update + 1)})
 
 
-def artifact(folder: Path, update: int) -> None:
-    store.write_artifact(folder / "artifacts" / "0.npz", {"nll": np.full(100, update), "index": np.arange(100)})
+def arrays(folder: Path, update: int) -> None:
+    store.record_arrays(folder, "made", {Key("0", update, "0"): {"nll": np.full(100, update), "x": np.zeros((100, 2))}})
 
 
 def text(folder: Path, update: int) -> None:
@@ -73,7 +74,7 @@ def cached(folder: Path, update: int) -> None:
     prepared.write(images.make_data_set("made", part, part, part))
 
 
-WRITERS = (save, ship, append, specs, artifact, text, cached)
+WRITERS = (save, ship, append, specs, arrays, text, cached)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

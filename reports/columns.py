@@ -1,0 +1,77 @@
+"""Columns of tables as data: each makes the cells of one, as text, from a tidy frame."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import pandas as pd
+
+from reports.models import MODELS, label
+
+Column = Callable[[pd.DataFrame], Iterable[str]]
+
+
+def text_of(key: str, names: Mapping[str, str] | None = None) -> Column:
+    return lambda frame: frame[key] if names is None else frame[key].map(names)
+
+
+def whole(key: str) -> Column:
+    return lambda frame: ["" if pd.isna(number) else f"{number:,.0f}" for number in frame[key]]
+
+
+def plain(key: str, digits: int = 1, scale: float = 1.0) -> Column:
+    return lambda frame: ["" if pd.isna(number) else f"{scale * number:.{digits}f}" for number in frame[key]]
+
+
+def value(metric: str, digits: int = 1, scale: float = 1.0) -> Column:
+    """A number and its standard error."""
+    return lambda frame: [
+        number(scale * v, scale * s, digits) for v, s in zip(frame[metric], frame[f"{metric}_stderr"], strict=True)
+    ]
+
+
+def signed(name: str, digits: int = 1) -> Column:
+    """A difference and its standard error."""
+    return lambda frame: [with_sign(v, s, digits) for v, s in zip(frame[name], frame[f"{name}_stderr"], strict=True)]
+
+
+def ends(low: str, high: str, digits: int = 1, scale: float = 1.0) -> Column:
+    """An interval."""
+    return lambda frame: [
+        "" if pd.isna(a) else f"{scale * a:.{digits}f} to {scale * b:.{digits}f}"
+        for a, b in zip(frame[low], frame[high], strict=True)
+    ]
+
+
+def models(frame: pd.DataFrame) -> Iterable[str]:
+    return [label(*pair) for pair in zip(frame.model, frame["read"], strict=True)]
+
+
+def models_of(frame: pd.DataFrame) -> Iterable[str]:
+    return [MODELS[model].label for model in frame.model]
+
+
+DIRTY: dict[str, Column] = {"": lambda frame: ["*" if dirty else "" for dirty in frame.dirty]}
+# what the numbers rest on
+MADE: dict[str, Column] = {"n": whole("n"), "updates": whole("updates"), "seeds": whole("seeds"), **DIRTY}
+
+
+def compared(other: str) -> dict[str, Column]:
+    """Columns of a bound and of its paired difference to another."""
+    return {
+        "NLL": value("nll"),
+        f"minus {other}": signed("difference", 2),
+        "95 % interval": ends("difference_low", "difference_high", 2),
+        "KL_a": value("kl_a", 2),
+        "KL_z": value("kl_z"),
+    }
+
+
+def number(value: float | None, stderr: float | None = None, digits: int = 1) -> str:
+    if value is None or pd.isna(value):
+        return "-"
+    return f"{value:.{digits}f}" + ("" if stderr is None or pd.isna(stderr) else f" ± {stderr:.{digits}f}")
+
+
+def with_sign(value: float, stderr: float | None = None, digits: int = 1) -> str:
+    if pd.isna(value):
+        return "-"
+    return f"{value:+.{digits}f}" + ("" if stderr is None or pd.isna(stderr) else f" ± {stderr:.{digits}f}")
