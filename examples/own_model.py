@@ -37,7 +37,7 @@ class AverageMemory(nn.Module):
         logits = self.decode(z.flatten(0, 1), encoded).unflatten(0, z.shape[:2])
         log_pz, log_qz = log_normal(z, z * 0, z * 0), log_normal(z, mean.expand_as(z), log_std.expand_as(z))
         none = torch.zeros_like(log_pz)  # there is no address
-        return vma.Terms(log_bernoulli(x, logits), log_pz, log_qz, log_pa=none, log_qa=none, kl_a=none[0])
+        return vma.Terms(log_bernoulli(x, logits), log_pz - log_qz, log_pa=none, log_qa=none, kl_a=none[0])
 
     def sample(self, encoded, n, *, generator=None):
         return draw_images(self.decode(torch.randn(n, self.latent, generator=generator), encoded), None, generator)

@@ -164,7 +164,7 @@ class Own(nn.Module):
         log_px = -nn.functional.binary_cross_entropy_with_logits(
             logits, x.flatten(1).expand_as(logits), reduction="none"
         )
-        return Terms(log_px.sum(-1), none, none, none, none, none[0])
+        return Terms(log_px.sum(-1), none, none, none, none[0])
 
 
 def modes(model: nn.Module) -> list[bool]:

@@ -93,8 +93,10 @@ def test_a_file_that_does_not_say_its_model_is_refused(wrong: Any, tmp_path: Pat
         vma.load_pretrained(path)
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    ("model", "network"),
+    [(model, network) for model in MODELS for network in NETWORKS if network != "gmn" or model in ("gmn", "vae")],
+)
 def test_every_declared_model_and_network_is_known(model: str, network: str) -> None:
     built = pretrained.build({"model": model}, pretrained.sizes(network, 12))
     assert isinstance(built, vma.Model)

@@ -60,7 +60,7 @@ def test_without_drawings_they_are_of_the_test_set(weights: dict[str, str], tmp_
     [
         ([], "--checkpoint is needed: a name such as vma-fewshot"),
         (["--checkpoint", "nobody"], "'nobody' is no name of trained weights: give one of"),
-        (["--checkpoint", "{vma}", "--image", "none.png"], "none.png: cannot be used as a PNG image"),
+        (["--checkpoint", "{vma}", "--image", "none.png"], "none.png: cannot be used as an image"),
         (["--checkpoint", "{vae}", "--image", "{drawing}"], "which has no memory to put it into: leave it out"),
         (["--checkpoint", "{vma}", "--image"], "--image is empty, must be one or more PNG files"),
         (["--checkpoint", "{vma}", "--out", "y.jpg"], "--out is y.jpg, must be a file that ends in .png"),

@@ -24,8 +24,9 @@ VARIANT_NAMES = {
 @figure(
     "ablations",
     "Ablations",
-    "Test NLL minus that of the control, on the same targets, with 95 % bootstrap intervals over targets; small dots "
-    "are single seeds, whose spread the intervals do not hold. Right of zero is worse. At the right: the paper.",
+    "Test NLL minus that of the control, on the same targets for both K, with 95 % bootstrap intervals over targets; "
+    "small dots are single seeds, whose spread the intervals do not hold. Right of zero is worse. At the right: the "
+    "paper.",
     "ablations",
 )
 def figure_ablations(results: Results) -> Figure | None:

@@ -33,7 +33,8 @@ from reports.results import Results
     "Figure 4B: few-shot learning",
     "Left: KL_a and KL_z, stacked, against examples per class in memory (8 classes; K = 4). Right: test NLL. The paper "
     "prints its values at the fewest and the most examples without saying how many those are: they stand here at the "
-    "first and the last N. Small dots: single seeds; bars: standard errors over targets and seeds.",
+    "first and the last N. Small dots: single seeds; bars: standard errors over targets and seeds. What differs in K "
+    "alone is of the same targets.",
     "fewshot",
 )
 def figure_4b(results: Results) -> Figure | None:

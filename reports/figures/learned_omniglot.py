@@ -22,7 +22,8 @@ from reports.results import Results
     "Left: KL_a against the number of learned entries; the paper's 'typically approaches log |M|' (dashed). Middle: "
     "NLL without regularisation; the paper's is below 80 on the training set and above 150 on the test set with 2,048 "
     "entries. Right: 256 entries, 32 maps, 3e-4 L2, K = 5,000, on the test set, with what the paper has and quotes. "
-    "Bars: standard errors.",
+    "Bars: standard errors. What differs in K alone is of "
+    "the same targets.",
     "learned-omniglot",
 )
 def learned_omniglot(results: Results) -> Figure | None:

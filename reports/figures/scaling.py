@@ -32,7 +32,8 @@ from reports.results import Results
     "of each of 8 classes, soft attention, which reads features, with 16. Dashed: the optimum, which is VMA's NLL with "
     "one class in memory + log C. Below: the difference to it at the same N, paired on the same targets, with 95 % "
     "bootstrap intervals; VMA's in the paper is about 0. Soft attention has no address and pays no log C. Diamond: the "
-    "paper's soft attention with 1 or 2 classes of 16 examples. Bands: standard errors.",
+    "paper's soft attention with 1 or 2 classes of 16 examples. Bands: standard errors. What differs in K alone is of "
+    "the same targets.",
     "scaling",
 )
 def figure_5a(results: Results) -> Figure | None:

@@ -18,7 +18,8 @@ SHADES = ("#78b2d2", "#3c92c2", "#0173b2")  # of VMA's colour
     "Figure 5B: more examples in memory",
     "Test NLL with all 144 test classes in memory, against the examples of each, for models trained with 1, 4 and 8 "
     "examples of 8 classes; the plain VAE at 0, with the paper's. Bands: standard errors (the targets are the same in "
-    "all cells, so differences are far sharper).",
+    "all cells, so differences are far sharper). What differs in K alone is of "
+    "the same targets.",
     "shots",
 )
 def figure_5b(results: Results) -> Figure | None:
