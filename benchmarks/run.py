@@ -26,7 +26,7 @@ from benchmarks.cli import (
 from benchmarks.estimate import Measured, words
 from benchmarks.experiments import EXPERIMENTS, STAND_INS, Experiment, smoke
 from benchmarks.fill import TooFew, possible
-from benchmarks.jobs import Asked, Job, expected, grouped, missing, recorded
+from benchmarks.jobs import TIMED, Asked, Job, expected, grouped, missing, recorded
 from benchmarks.spec import MOST_SAMPLES, MOST_SEED, Cell, TrainSpec
 from benchmarks.sweep import ExecutorLost, Failure, check_executor, log_path, open_executor, run_jobs
 from benchmarks.training import Stopped, other_settings, state_before, trained_before
@@ -247,7 +247,8 @@ def chosen(cells: Sequence[Asked], only: Sequence[str]) -> Sequence[Asked]:
         return cells
     runs = grouped(cells)
     # rows name a run by its train_id
-    by_row = {f"{part[0][1].train.model}-{part[0][1].train.train_id}": name for name, part in runs.items()}
+    trained = {name: part[0][1].train for name, part in runs.items() if name != TIMED}
+    by_row = {f"{train.model}-{train.train_id}": name for name, train in trained.items()}
     only = [by_row.get(name, name) for name in only]
     unknown = [name for name in only if name not in runs]
     if unknown:
