@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vma.errors import InputError, check_name, check_pixels, check_whole
+from vma.errors import InputError, check_name, check_number, check_pixels, check_whole
 
 PROTOCOLS = ("per_class", "gmn", "sequence", "recall", "none")
 SHIFTS = ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))  # corners of an image in one with an edge of a pixel; none first
@@ -114,8 +114,8 @@ class EpisodeSpec:
             raise InputError(f"turned is {self.turned}, must be 4 (rotations), 8 (reflections too) or left out")
         if self.shifted is not None:
             check_whole("shifted", self.shifted, 1, 8)
-        if self.upright is not None and not 0 < self.upright < 1:
-            raise InputError(f"upright is {self.upright}, must lie between 0 and 1")
+        if self.upright is not None:
+            check_number("upright", self.upright, 1)
         if self.fewest_shots is not None:
             check_whole("fewest_shots", self.fewest_shots, 1, self.shots)
             if self.protocol != "per_class":
