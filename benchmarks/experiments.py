@@ -40,6 +40,9 @@ ANNEALING_UPDATES = 10_000  # in which a rate that was constant comes down to ze
 CHOICE_UPDATES = 5_000
 TUNING_UPDATES = 4_000
 SUITE_UPDATES = {"vma": 12_000, "soft": 10_000, "vae": 6_000}
+SUITE_START = "vma-table1-suite-12000"  # Table 1's VMA by the suite's recipe, which a second cosine goes on from
+SUITE_AGAIN_UPDATES = 8_000
+FEWSHOT_SUITE_UPDATES = 10_000
 ESTIMATOR_UPDATES = {"started": 1_000, "scratch": 3_000}
 ESTIMATOR_START = "vma-table1-60000"  # Table 1's VMA by the paper's recipe
 CHOICE_SAMPLES = (1, 4, 16, 64, 256, 1000)  # values of K
@@ -180,11 +183,17 @@ def table1_suite() -> dict[str, TrainSpec]:
     return models | {"vma": replace(models["vma"], episode=drawn)}
 
 
+def table1_suite_again() -> TrainSpec:
+    """VMA by the suite's recipe once more from the weights of `table1_suite`: the rate rises again and comes down."""
+    train = table1_suite()["vma"]
+    return replace(train, start=SUITE_START, kl_warmup=None, decay_updates=SUITE_AGAIN_UPDATES)
+
+
 def table1() -> Experiment:
     """Both protocols for every model, by both recipes; VMA trained under GMN's own, where targets may be duplicated in
     memory; and GMN, see `gmn_trainings`.
     """
-    models, gmn, ours = table1_training(), table1_under_gmn(), table1_suite()
+    models, gmn, ours = table1_training(), table1_under_gmn(), table1_suite() | {"vma": table1_suite_again()}
     cells = [c for train in (*models.values(), *ours.values()) for c in table1_cells(train, "per_class", 1000)]
     for train in (models["vma"], models["soft"], gmn, ours["vma"], ours["soft"]):
         cells += table1_cells(train, "gmn", 1000)
@@ -273,6 +282,14 @@ def fewshot_training(shots: int) -> TrainSpec:
     return replace(scaling_training(), episode=EpisodeSpec(shots=shots))
 
 
+def fewshot_suite() -> TrainSpec:
+    """VMA by the suite's recipe, with 1 to 16 examples of each class drawn anew in each episode: one model for all of
+    them, where the paper trains one for each.
+    """
+    train = replace(scaling_training(), episode=EpisodeSpec(shots=16, fewest_shots=1))
+    return suite(train, FEWSHOT_SUITE_UPDATES)
+
+
 def plain_vae() -> TrainSpec:
     """The unconditioned baseline on the 45/5 split, one sample (the text does not say how many)."""
     return replace(scaling_training(), model="vae", num_samples=1)
@@ -311,7 +328,12 @@ def fewshot() -> Experiment:
     """VMA tested as trained; the plain VAE on targets of the same episodes; soft attention over 1, 2 and 8 classes, and
     on VMA's episodes.
     """
-    cells = [c for shots in FEWSHOT_SHOTS for c in bounds(fewshot_training(shots), EpisodeSpec(shots=shots))]
+    cells = [
+        cell
+        for shots in FEWSHOT_SHOTS
+        for train in (fewshot_training(shots), fewshot_suite())
+        for cell in bounds(train, EpisodeSpec(shots=shots))
+    ]
     for vae in (plain_vae(), suite(plain_vae(), SUITE_UPDATES["vae"])):
         cells += bounds(vae, EpisodeSpec(shots=4))
     for classes, read in ((2, "features"), (2, "images"), (8, "features"), (8, "images")):
@@ -630,6 +652,7 @@ def named() -> dict[str, TrainSpec]:
     table, digits = table1_training(), STAND_INS["mnist_larochelle"]
     return {
         "vma-fewshot": scaling_training(),
+        "vma-fewshot-suite": fewshot_suite(),
         "soft-fewshot": soft_training(2, "features"),
         "vae-fewshot": plain_vae(),
         "vma-table1": table["vma"],
@@ -637,6 +660,7 @@ def named() -> dict[str, TrainSpec]:
         "vae-table1": table["vae"],
         "vma-table1-annealed": annealed(table["vma"]),
         "vma-table1-suite": table1_suite()["vma"],
+        "vma-table1-suite-again": table1_suite_again(),
         "vma-table1-gmn": table1_under_gmn(),
         "vma-recall": replace(recall_training(256, grown=False), dataset=digits),
         "vma-recall-grown": replace(recall_training(256, grown=True), dataset=digits),
