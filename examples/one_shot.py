@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import vma
+from vma import pretrained
 from vma.data import read_drawing
 from vma.errors import InputError
 from vma.files import write_atomic
@@ -29,7 +30,7 @@ if __name__ == "__main__":
         "drawing", nargs="?", type=Path, metavar="DRAWING.png", default=Path(__file__).with_name("drawing.png")
     )
     parser.add_argument("--out", type=Path, default=Path("one_shot.png"))
-    parser.add_argument("--weights", default="vma-fewshot", help=f"one of {', '.join(vma.pretrained.names())}")
+    parser.add_argument("--weights", default="vma-fewshot", help=f"one of {', '.join(pretrained.names())}")
     parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     try:

@@ -18,6 +18,7 @@ from vma.data import ImageSet
 from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
 from vma.evaluation import Scores, classify, evaluate, evaluate_memories, own_entry_probability
+from vma.networks import Samples, draw_images
 from vma.statistics import clustered_stderr
 from vma.training import NonFiniteBound, fit
 
@@ -165,6 +166,10 @@ class Own(nn.Module):
             logits, x.flatten(1).expand_as(logits), reduction="none"
         )
         return Terms(log_px.sum(-1), none, none, none, none[0])
+
+    def sample(self, encoded: Tensor, n: int, *, generator: torch.Generator | None = None) -> Samples:
+        noise = torch.randn(n, 1, generator=generator)
+        return draw_images(self.logits(self.frozen(encoded + noise)).unflatten(1, (1, 4, 4)), None, generator)
 
 
 def modes(model: nn.Module) -> list[bool]:

@@ -115,7 +115,7 @@ class EpisodeSpec:
         if self.shifted is not None:
             check_whole("shifted", self.shifted, 1, 8)
         if self.upright is not None:
-            check_number("upright", self.upright, 1)
+            check_number("upright", self.upright, 1.0)
         if self.fewest_shots is not None:
             check_whole("fewest_shots", self.fewest_shots, 1, self.shots)
             if self.protocol != "per_class":
