@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -13,7 +13,7 @@ from benchmarks.cli import DataOptions, check_option, open_data, resolve_device,
 from benchmarks.measure import trained_at
 from benchmarks.spec import MOST_SEED, TrainSpec
 from reports.command import check_folder
-from vma.data import read_drawing
+from vma.data import Ink, read_drawing
 from vma.data.episodes import Episodes, EpisodeSpec
 from vma.errors import InputError
 from vma.files import write_atomic
@@ -37,7 +37,9 @@ class Options(DataOptions):
     """
     # repeated, or followed by several, so that a shell's *.png is taken
     image: Annotated[tyro.conf.UseAppendAction[tuple[tuple[Path, ...], ...]], tyro.conf.arg(metavar="PNG ...")] = ()
-    """One or more drawings to put into memory, dark on white, of any size."""
+    """One or more drawings to put into memory, of any size."""
+    ink: Literal["dark", "light"] = "dark"
+    """What of the drawings of --image is ink."""
     rows: int = 8
     """Without --image: how many drawings, or rows of samples."""
     num_samples: int = 12
@@ -69,7 +71,8 @@ def run(options: Options) -> None:
     drawings, of = None, ""
     if trained.spec.takes_memory:
         if images:
-            drawings = torch.stack([read_drawing(file, trained.spec.image_size) for file in images]).to(device)
+            ink = Ink(light=options.ink == "light")
+            drawings = torch.stack([read_drawing(file, trained.spec.image_size, ink) for file in images]).to(device)
         else:
             drawings = unseen(options, trained.spec).to(device)
         samples = one_shot(trained.model, drawings, options.num_samples, generator)

@@ -225,14 +225,16 @@ def test_pixels_that_are_no_ink_are_named(name: str, factor: float, values: str)
     with pytest.raises(InputError, match=f"the images have pixels {values}, must be from 0 .paper. to 1 .ink.: divide"):
         Episodes(wrong, spec, 0)
 
-    def own(step: int) -> Episode:
-        episode = episodes()(step)
-        return replace(episode, x=episode.x * factor)
+    for part, what in (("x", "targets"), ("memory", "images in memory")):
 
-    with pytest.raises(InputError, match=f"the targets have pixels {values}, must"):
-        evaluate(model, own, range(1), 2)
-    with pytest.raises(InputError, match=f"the targets have pixels {values}, must"):
-        next(fit(model, own, iwae, torch.optim.SGD(model.parameters()), 2, range(1)))
+        def own(step: int, part: str = part) -> Episode:
+            episode = episodes()(step)
+            return replace(episode, **{part: getattr(episode, part) * factor})
+
+        with pytest.raises(InputError, match=f"the {what} have pixels {values}, must"):
+            evaluate(model, own, range(1), 2)
+        with pytest.raises(InputError, match=f"the {what} have pixels {values}, must"):
+            next(fit(model, own, iwae, torch.optim.SGD(model.parameters()), 2, range(1)))
 
 
 # --- one target under many memories

@@ -3,12 +3,14 @@
 import math
 from dataclasses import replace
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from vma import ConvSizes, MLPSizes, Terms, VariationalMemoryAddressing, iwae
+from vma.errors import InputError
 
 TINY_MLP = MLPSizes(image=(1, 4, 4), widths=(6, 5), latent=2, embedding=3)
 
@@ -47,6 +49,16 @@ def test_iwae_is_eq_7(K: int) -> None:
     weighted = replace(terms, log_omega=torch.full_like(terms.log_w, 1 / K).log())
     torch.testing.assert_close(iwae(weighted), iwae(terms))
     torch.testing.assert_close(weighted.kl_z, terms.kl_z)
+
+
+def test_terms_of_other_shapes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a mean over samples would be one over targets, and what is broadcast would count as each sample's own."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of the tests
+    terms = random_terms(3, 2)
+    wrong = {"log_px": (2, 3), "log_rz": (2, 3), "log_qa": (1, 2), "kl_a": (3, 2), "baseline": (3,)}
+    for name, shape in wrong.items():
+        with pytest.raises(InputError, match=r"of Terms has shape \(.*: give \(K, B\) for the densities"):
+            replace(terms, **{name: torch.zeros(shape, dtype=torch.float64)})
 
 
 def test_terms_are_joined_target_by_target() -> None:

@@ -12,7 +12,7 @@ from baselines import PlainVAE, SoftAttentionVAE
 from benchmarks import training, watch
 from benchmarks.spec import TrainSpec
 from vma import MLPSizes, VariationalMemoryAddressing
-from vma.data import load, read_drawing
+from vma.data import Ink, load, read_drawing
 from vma.data.episodes import EpisodeSpec
 from vma.errors import InputError
 from vma.pictures import CELL, FRAME, GAP, lookup, one_shot, png, sheet
@@ -76,8 +76,12 @@ def test_a_drawing_is_read_as_ink(tmp_path: Path) -> None:
     ink = read_drawing(tmp_path / "x.png", 8)
     assert ink.nonzero().tolist() == [[0, 2, 2]]
     Image.new("L", (16, 16), 255).save(tmp_path / "blank.png")
-    with pytest.raises(InputError, match=r"blank\.png: has no ink"):
+    with pytest.raises(InputError, match=r"blank\.png: 0% of its pixels are ink, which is what is dark; give"):
         read_drawing(tmp_path / "blank.png", 8)
+    Image.fromarray(255 - page).save(tmp_path / "light.png")
+    with pytest.warns(UserWarning, match=r"light\.png: 98% .* what is dark: where it is light, give --ink light"):
+        read_drawing(tmp_path / "light.png", 8)
+    assert torch.equal(read_drawing(tmp_path / "light.png", 8, Ink(light=True)), ink)
     assert png(sheet(ink[None, None])).startswith(b"\x89PNG")
 
 

@@ -46,6 +46,11 @@ def test_drawings_are_given_in_any_way(weights: dict[str, str], drawing: str, tm
         assert shape(out) == (1 if len(images) == 1 else 2, 6)
         with Image.open(out) as page:
             assert np.asarray(page.convert("L"))[7:91, 7:91].min() == 0
+    dark = out.read_bytes()
+    with Image.open(drawing) as page:
+        Image.fromarray(255 - np.asarray(page)).save(drawing)
+    assert samples.main([*argv, "--ink", "light"]) == 0
+    assert out.read_bytes() == dark
 
 
 def test_without_drawings_they_are_of_the_test_set(weights: dict[str, str], tmp_path: Path) -> None:

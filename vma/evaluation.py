@@ -89,7 +89,6 @@ def evaluate(
     Raises:
         InputError: for a model that lacks a part of `vma.protocol.Model`.
         NonFiniteBound: naming the episode, if a bound is not finite.
-        InputError: by our models, for targets with pixels outside 0 to 1.
     """
     check_model(model)
     if encode is None:

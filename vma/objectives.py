@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vma.errors import InputError
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -18,6 +20,9 @@ class Terms:
     The two densities of z come as their difference alone. log q(z|m_a, x) is computed along z = mean + std * noise,
     where it has no gradient in the mean: on its own it looks like the score of q(z|m_a, x) and is not. An estimator
     that needs the score has to compute it at z held fixed.
+
+    Raises:
+        InputError: for terms of other shapes than these, whose sums and means would be of something else.
     """
 
     log_px: Float[Tensor, "K B"]  # log p(x | m_a, z)
@@ -28,6 +33,16 @@ class Terms:
     # log omega_k, E[sum_k omega_k f(a_k)] = sum_a q(a|x) f(a), without gradient; None: independent draws, 1/K each
     log_omega: Float[Tensor, "K B"] | None = None
     baseline: Float[Tensor, " B"] | None = None  # b(x), of a model that has one (see `vma.estimators.NVIL`)
+
+    def __post_init__(self) -> None:
+        samples, targets = tuple(self.log_px.shape), tuple(self.kl_a.shape)
+        for name, tensor in self.tensors.items():
+            wanted = targets if name in ("kl_a", "baseline") else samples
+            if len(samples) != 2 or samples[1:] != targets or tensor.shape != wanted:
+                raise InputError(
+                    f"{name} of Terms has shape {tuple(tensor.shape)}, beside log_px with {samples} and kl_a with "
+                    f"{targets}: give (K, B) for the densities and (B,) for kl_a and baseline"
+                )
 
     @property
     def log_w(self) -> Float[Tensor, "K B"]:

@@ -19,7 +19,8 @@ from vma.protocol import Model
 from vma.reference import ReferenceAddressing
 from vma.sampled import SampledGradientAddressing
 
-WEIGHTS = Path(__file__).resolve().parents[1] / "results" / "checkpoints"  # of a checkout; an installed copy has none
+_OWN = Path(__file__).resolve().parent / "weights"  # of an installed copy; a checkout has its weights among the results
+WEIGHTS = _OWN if _OWN.exists() else _OWN.parents[1] / "results" / "checkpoints"
 MOST_PIXELS = 256  # height and width of an image
 MOST_NUMBERS = 2**26  # in a learned memory
 
@@ -47,7 +48,7 @@ def load_pretrained(name_or_path: str | os.PathLike[str]) -> Model:
 
 
 def names() -> list[str]:
-    """The names of the weights that come with a checkout of the project; none where only the package is installed."""
+    """The names of the weights that come with the project."""
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
@@ -62,13 +63,7 @@ def weights_file(name_or_path: str | os.PathLike[str]) -> Path:
         return WEIGHTS / f"{text}.safetensors"
     if os.path.isfile(text) or os.path.basename(text) != text or text.endswith(".safetensors"):
         return Path(text)
-    if names():
-        remedy = f"give one of {', '.join(names())}, or the path of a file"
-    else:
-        remedy = (
-            "weights come with a checkout of the project, in results/checkpoints: give the path of one of its files"
-        )
-    raise InputError(f"{text!r} is no name of trained weights: {remedy}")
+    raise InputError(f"{text!r} is no name of trained weights: give one of {', '.join(names())}, or the path of a file")
 
 
 def sizes(network: str, image_size: int) -> Any:

@@ -196,7 +196,7 @@ def test_all_that_pillow_reads_is_taken_and_what_is_not_is_counted(tmp_path: Pat
             _save(tmp_path / f"{c}" / "0.png", ink)
             Image.open(tmp_path / f"{c}" / "0.png").save(tmp_path / f"{c}" / f"x{ending}", form)
             (tmp_path / f"{c}" / "0.png").unlink()
-    for name in ("0/a.svg", "1/b.svg", "1/labels.csv", "README", "1/.hidden", "0/deep/er/x.txt"):
+    for name in ("0/a.svg", "1/b.svg", "1/labels.csv", "README", "1/.hidden", "0/deep/er/x.txt", "0/deep/er/and/x.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     _save(tmp_path / "cover.png", ink)
@@ -204,7 +204,7 @@ def test_all_that_pillow_reads_is_taken_and_what_is_not_is_counted(tmp_path: Pat
         made = _load(tmp_path)
     assert [str(one.message) for one in said] == [
         f"{tmp_path}: 29 images are taken; passed over are 1 .csv, 2 .svg, 1 .txt, 1 without an ending, "
-        "1 image outside of the folders of classes"
+        "1 image outside of the folders of classes, 1 folder further down"
     ]
     assert made.test.class_names == ("0",)
     for part in (made.train, made.validation, made.test):

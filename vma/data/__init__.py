@@ -2,7 +2,7 @@
 
 from vma.data.datasets import DATASETS, load
 from vma.data.download import cache_dir
-from vma.data.folder import read_drawing
+from vma.data.folder import Ink, read_drawing
 from vma.data.images import DataSet, ImageSet
 
-__all__ = ["DATASETS", "DataSet", "ImageSet", "cache_dir", "load", "read_drawing"]
+__all__ = ["DATASETS", "DataSet", "ImageSet", "Ink", "cache_dir", "load", "read_drawing"]

@@ -32,6 +32,9 @@ class Episode:
     """B targets and one memory of M entries; the index tensors name images of the set that both were drawn from.
 
     `visible` says which entries a target sees, where not all of them.
+
+    Raises:
+        InputError: for pixels outside 0 to 1; not on CUDA devices, which are asked for no value.
     """
 
     x: Float[Tensor, "B C H W"]
@@ -41,6 +44,12 @@ class Episode:
     x_class: Int[Tensor, " B"]
     memory_class: Int[Tensor, " M"] | None
     visible: Bool[Tensor, "B M"] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.x.is_cuda:
+            check_pixels("the targets", self.x)
+            if self.memory is not None:
+                check_pixels("the images in memory", self.memory)
 
     @property
     def duplicated(self) -> Tensor:

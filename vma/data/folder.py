@@ -99,7 +99,7 @@ def read_folder(name: str, image_size: int) -> DataSet:
         raise InputError(
             f"{printable(error.filename)}: cannot be read ({error.strerror}); mend its permissions or take it out"
         ) from error
-    images = [file for file in found if file.suffix.lower() in formats()]
+    images = [file for file in found if file.suffix.lower() in formats() and not (path / file).is_dir()]
     splits = _splits(path, images)
     used = [file for file in images if len(file.parts) - bool(splits) in (2, 3)]
     _check_files(path, used, bool(splits))
@@ -114,27 +114,35 @@ def read_folder(name: str, image_size: int) -> DataSet:
     return make_data_set(name, *(_own_splits(path, sets) if splits else _split_by_class(path, sets)))
 
 
-def read_drawing(file: Path, image_size: int) -> Float[torch.Tensor, "1 H W"]:
+def read_drawing(file: Path, image_size: int, ink: Ink = Ink()) -> Float[torch.Tensor, "1 H W"]:
     """One drawing as an image of 0 and 1 at `image_size` squared, read as those of a folder are.
 
+    Warns: of more ink than paper.
+
     Raises:
-        InputError: for a file that is not a whole PNG image or beyond the caps on size, or an image without ink.
+        InputError: for a file that is not a whole image or beyond the caps on size, or an image without ink.
     """
-    ink = _read_ink(file, image_size)
-    if not ink.any():
-        raise InputError(f"{printable(file)}: has no ink, which is what is darker than half; give a drawing on white")
-    return torch.from_numpy(ink)[None].float()
+    drawn = _read_ink(file, image_size, ink)
+    now, other = ("light", "dark") if ink.light else ("dark", "light")
+    share = f"{printable(file)}: {drawn.mean():.0%} of its pixels are ink, which is what is {now}"
+    if not drawn.any():
+        raise InputError(f"{share}; give a drawing with {now} ink")
+    if drawn.mean() > 0.5:
+        warnings.warn(f"{share}: where it is {other}, give --ink {other}", stacklevel=2)
+    return torch.from_numpy(drawn)[None].float()
 
 
 def _files(folder: Path, levels: int) -> Iterator[Path]:
-    """The files in `folder` and in subfolders down to `levels` below; hidden names are left out."""
+    """The files in `folder` and in subfolders down to `levels` below, and the folders below these; hidden names are
+    left out.
+    """
     for entry in folder.iterdir():
         if entry.name.startswith("."):
             continue
-        if not entry.is_dir():
-            yield entry
-        elif levels:
+        if levels and entry.is_dir():
             yield from _files(entry, levels - 1)
+        else:
+            yield entry
 
 
 def _splits(path: Path, images: list[Path]) -> dict[str, str]:
@@ -162,13 +170,18 @@ def _splits(path: Path, images: list[Path]) -> dict[str, str]:
 
 
 def _say_what_is_passed_over(path: Path, found: list[Path], images: list[Path], used: list[Path]) -> None:
-    kinds = Counter(file.suffix.lower() or "without an ending" for file in set(found) - set(images))
-    elsewhere = len(images) - len(used)
+    others = set(found) - set(images)
+    folders = {other for other in others if (path / other).is_dir()}
+    kinds = Counter(file.suffix.lower() or "without an ending" for file in others - folders)
     parts = [f"{count:,} {kind}" for kind, count in sorted(kinds.items())]
-    parts += [f"{elsewhere:,} image{'s' * (elsewhere > 1)} outside of the folders of classes"] * bool(elsewhere)
+    for count, what, where in (
+        (len(images) - len(used), "image", "outside of the folders of classes"),
+        (len(folders), "folder", "further down"),
+    ):
+        parts += [f"{count:,} {what}{'s' * (count > 1)} {where}"] * bool(count)
     if parts:
-        others = printable(", ".join(parts))
-        warnings.warn(f"{printable(path)}: {len(used):,} images are taken; passed over are {others}", stacklevel=3)
+        passed = printable(", ".join(parts))
+        warnings.warn(f"{printable(path)}: {len(used):,} images are taken; passed over are {passed}", stacklevel=3)
 
 
 def _check_files(path: Path, used: list[Path], own_splits: bool) -> None:
