@@ -57,7 +57,7 @@ def test_terms_of_other_shapes_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     terms = random_terms(3, 2)
     wrong = {"log_px": (2, 3), "log_rz": (2, 3), "log_qa": (1, 2), "kl_a": (3, 2), "baseline": (3,)}
     for name, shape in wrong.items():
-        with pytest.raises(InputError, match=r"of Terms has shape \(.*: give \(K, B\) for the densities"):
+        with pytest.raises(InputError, match=r"of Terms has shape .* must be .*: \(K, B\), or \(B,\) for kl_a"):
             replace(terms, **{name: torch.zeros(shape, dtype=torch.float64)})
 
 

@@ -35,13 +35,13 @@ class Terms:
     baseline: Float[Tensor, " B"] | None = None  # b(x), of a model that has one (see `vma.estimators.NVIL`)
 
     def __post_init__(self) -> None:
-        samples, targets = tuple(self.log_px.shape), tuple(self.kl_a.shape)
+        B = self.kl_a.numel()
         for name, tensor in self.tensors.items():
-            wanted = targets if name in ("kl_a", "baseline") else samples
-            if len(samples) != 2 or samples[1:] != targets or tensor.shape != wanted:
+            shape = (B,) if name in ("kl_a", "baseline") else (*self.log_px.shape[:1], B)
+            if tensor.shape != shape:
                 raise InputError(
-                    f"{name} of Terms has shape {tuple(tensor.shape)}, beside log_px with {samples} and kl_a with "
-                    f"{targets}: give (K, B) for the densities and (B,) for kl_a and baseline"
+                    f"{name} of Terms has shape {tuple(tensor.shape)}, must be {shape}: (K, B), or (B,) for kl_a and "
+                    "baseline"
                 )
 
     @property

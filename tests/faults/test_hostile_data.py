@@ -118,6 +118,7 @@ IMAGES = {name: make for name, make in NO_FILES.items() if name != "a folder"} |
     "a pickle": raw(BOMB),
     "a drawing": raw(b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'),
     "a program": raw(b"\x7fELF" + bytes(100)),
+    "a program that Pillow would run": raw(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
     "zeros": raw(bytes(MIB)),
 }
 NAMES = ("x.png", "X.PNG", "a\nerror: b.png", "\x1b[2J\r.png", "\u202egnp.png")

@@ -1,12 +1,15 @@
 """Servers that answer anything: the next home is tried, nothing wrong enters the cache, each attempt is one line."""
 
+import errno
 import gzip
 import hashlib
 import itertools
+import os
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from socket import SHUT_RDWR, socket
 
@@ -15,6 +18,7 @@ import pytest
 from benchmarks.cli import EvaluationOptions, open_data, run_command
 from vma.data import cache_dir, datasets, download
 from vma.data.download import Source, downloads_dir, fetch
+from vma.errors import InputError
 
 KIND = "hostile archives, images and servers"
 MIB = 2**20
@@ -228,6 +232,23 @@ def test_what_is_odd_and_right_is_taken(server: str, monkeypatch: pytest.MonkeyP
         assert fetch(source(server + name), progress=True) == (RIGHT, []), name
         assert cached() == [downloads_dir() / "some/file.bin"]
         cached()[0].unlink()
+
+
+def test_a_digest_of_either_kind_will_do(server: str) -> None:
+    blob = hashlib.sha1(b"blob %d\0" % len(RIGHT) + RIGHT).hexdigest()
+    right = source(server + "right")
+    for digests in ((f"git:{blob}",), ("sha256:" + "0" * 64, *right.digests)):
+        assert fetch(replace(right, digests=digests), progress=False) == (RIGHT, [])
+
+
+def test_a_full_disk_is_one_line(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\); free some space"):
+        fetch(source(server + "right"), progress=False)
+    assert not cached()
 
 
 def test_plain_http_is_refused_whatever_it_is_called(tally: Callable[..., None]) -> None:
