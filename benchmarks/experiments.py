@@ -283,8 +283,8 @@ def fewshot_training(shots: int) -> TrainSpec:
 
 
 def fewshot_suite() -> TrainSpec:
-    """VMA by the suite's recipe, with 1 to 8 examples of each class drawn anew in each episode: one model for all columns,
-    where the paper trains one for each.
+    """VMA by the suite's recipe, with 1 to 8 examples of each class drawn anew in each episode: one model for all
+    columns, where the paper trains one for each.
     """
     train = replace(scaling_training(), episode=EpisodeSpec(shots=8, fewest_shots=1))
     return suite(train, FEWSHOT_SUITE_UPDATES)
@@ -456,7 +456,9 @@ def annealed(train: TrainSpec) -> TrainSpec:
 
 
 def tuning() -> Experiment:
-    """How the suite's recipe was chosen: short runs for Table 1, one change at a time, on validation classes."""
+    """How the suite's recipe was chosen: short runs for Table 1, one change at a time, on validation classes; and runs
+    of full length beside them.
+    """
     cells = []
     for name, paper in table1_training().items():
         control = replace(suite(paper, TUNING_UPDATES), recipe="tuning")
@@ -495,6 +497,11 @@ def tuning() -> Experiment:
             Cell(train, EvalSpec(EpisodeSpec(), 4, 1000, split="validation"), TUNING_UPDATES, f"{name}-{variant}")
             for variant, train in variants.items()
         ]
+    lengths = {"vma-12000": table1_suite()["vma"], "vma-8000-more": table1_suite_again()}
+    cells += [
+        Cell(train, EvalSpec(EpisodeSpec(), 4, 1000, split="validation"), updates_of(train), name)
+        for name, train in lengths.items()
+    ]
     return Experiment("tuning", "4.2, 5", "how the suite's recipe was chosen", tuple(cells))
 
 

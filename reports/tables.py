@@ -308,6 +308,20 @@ TABLES = {
             {"variant": text_of("variant"), "K": whole("num_samples"), **compared("control"), **MADE},
         ),
         TableSpec(
+            "tuning",
+            f"How the suite's recipe was chosen: short runs, one change at a time. Validation {_NLL}; differences to "
+            "the control of the same model are paired on the same targets",
+            ("tuning",),
+            frames.tuning,
+            {
+                "model": models_of,
+                "change": text_of("variant"),
+                "K": whole("num_samples"),
+                **compared("control"),
+                **MADE,
+            },
+        ),
+        TableSpec(
             "num-samples",
             f"What the text leaves open: K. Test {_NLL_K} of the few-shot model and the plain VAE on few-shot episodes",
             ("choices",),
