@@ -24,8 +24,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "recipes",
     "The paper's recipe and the suite's",
     "The bound on validation classes as NLL, with the K of training, of every model that was trained by both recipes: "
-    "above against updates, below against the seconds of training, each on the machine and in the precision that it had. A run that goes on from the "
-    "weights of another stands after it.",
+    "above against updates, below against the seconds of training, each on the machine and in the precision that it "
+    "had. A run that goes on from the weights of another stands after it.",
     *EXPERIMENTS,
 )
 def figure_recipes(results: Results) -> Figure | None:
