@@ -131,7 +131,8 @@ COMMANDS = {
         samples,
         {name: SHARED[name] for name in ("--dataset", "--image-size", "--device", "--fallback")}
         | {"--checkpoint": ("{weights}",), "--image": ("{root}/few/0/0.png", "{root}/draw\nings/1/2.png")}
-        | {"--rows": ("1", "3"), "--num-samples": ("1", "3"), "--seed": ("0",), "--out": ("out.png", "new/é.png")},
+        | {"--rows": ("1", "3"), "--num-samples": ("1", "3"), "--seed": ("0",), "--out": ("out.png", "new/é.png")}
+        | {"--ink": ("dark", "light")},
         ["--checkpoint", "{weights}", "--out", "out.png"],
     ),
     "paths": Command(
