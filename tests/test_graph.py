@@ -402,7 +402,9 @@ def test_a_run_by_graphs_saves_nothing_after_a_broken_bound(ends: str, monkeypat
     stages = training.stages_of
     with monkeypatch.context() as patch:
         patch.setattr(training, "stages_of", episodes_that_break)
-        patch.setattr(vma.networks, "check_pixels", lambda *_: None)  # which would stop it before its bound is made
+        patch.setattr(
+            vma.networks.densities, "check_pixels", lambda *_: None
+        )  # which would stop it before its bound is made
         with pytest.raises(NonFiniteBound, match=r"update 6, seed 0: log_px.* broke"):
             run(spec, updates=20, progress=progress)
     assert made[-1] == {"the host looks": 7, "the run ends": 19, "the run is stopped": 10}[ends]

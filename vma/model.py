@@ -1,6 +1,5 @@
 """Variational memory addressing: the generative model (eq. 1), its posterior (eq. 3) and sampling from p(x|M)."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,10 +19,9 @@ from vma.networks import (
     log_bernoulli,
     log_normal,
     log_normal_at,
-    one_hot,
     split_gaussian,
-    take_rows,
 )
+from vma.networks.kernels import distinct, one_hot, take_rows
 from vma.objectives import Terms
 
 Z_GRADIENTS = ("iwae", "stl", "dreg", "single")
@@ -311,20 +309,3 @@ def z_terms(
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def distinct(index: Int[Tensor, "*shape"], bound: int) -> tuple[Int[Tensor, " U"], Int[Tensor, " KB"]]:
-    """The distinct values below `bound`, padded with the first to a multiple of 16, and the place of each flattened
-    element among them.
-
-    The padding keeps the number of different shapes small: a convolution library plans each shape anew. On CUDA devices
-    they are not looked for, since their number would have to be known on the host: it is all values below `bound`, or
-    as many as there are elements.
-    """
-    if index.is_cuda:
-        if bound <= index.numel():
-            return torch.arange(bound, device=index.device), index.flatten()
-        return index.flatten(), torch.arange(index.numel(), device=index.device)
-    values, place = index.flatten().unique(return_inverse=True)
-    missing = min(16 * math.ceil(len(values) / 16), index.numel()) - len(values)
-    return torch.cat((values, values[:1].expand(missing))), place
