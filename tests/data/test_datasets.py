@@ -265,9 +265,9 @@ def test_what_is_no_file_in_the_cache_is_named_and_passed_over(small: Small, wha
 
 
 def test_attempts_name_every_place(small: Small) -> None:
-    with pytest.raises(DataUnavailable, match=r"a\.npz is nowhere to be had; give --data DIR") as caught:
+    with pytest.raises(DataUnavailable, match=r"a\.npz is nowhere to be had; give a data folder") as caught:
         load("small")
-    what = ("--data or VMA_DATA", "cache", "mirror beside the checkout", "a.npz: has no public home")
+    what = ("data or VMA_DATA", "cache", "mirror beside the checkout", "a.npz: has no public home")
     assert len(caught.value.attempts) == 4
     assert all(line.startswith(start) for line, start in zip(caught.value.attempts, what, strict=True))
     with pytest.raises(DataUnavailable) as caught:
@@ -276,7 +276,7 @@ def test_attempts_name_every_place(small: Small) -> None:
 
 
 def test_folder_that_does_not_exist(small: Small) -> None:
-    with pytest.raises(InputError, match="not a folder; give --data"):
+    with pytest.raises(InputError, match="not a folder; give data"):
         load("small", data=small.folder / "typo")
 
 

@@ -1,6 +1,7 @@
 """What is there for speed alone: layers and row selections that equal plain ones, and are quicker."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -140,3 +141,19 @@ def distinct(index: Int[Tensor, "*shape"], bound: int) -> tuple[Int[Tensor, " U"
     values, place = index.flatten().unique(return_inverse=True)
     missing = min(16 * math.ceil(len(values) / 16), index.numel()) - len(values)
     return torch.cat((values, values[:1].expand(missing))), place
+
+
+def of_distinct(
+    compute: Callable[[Tensor], list[Tensor]], index: Int[Tensor, "*shape"], bound: int, chunk: int
+) -> tuple[list[Tensor], Int[Tensor, " N"]]:
+    """Tables of what `compute` gives for the distinct values of an index below `bound`, a row each, and the row of each
+    of its N flattened elements; `in_chunks`.
+    """
+    values, row = distinct(index, bound)
+    return in_chunks(compute, values, chunk), row
+
+
+def in_chunks(compute: Callable[[Tensor], list[Tensor]], index: Int[Tensor, " N"], chunk: int) -> list[Tensor]:
+    """compute(index), a row for each element in each tensor, computed for at most `chunk` elements at a time."""
+    parts = [compute(part) for part in index.split(chunk)]
+    return parts[0] if len(parts) == 1 else [torch.cat(rows) for rows in zip(*parts, strict=True)]
