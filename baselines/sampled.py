@@ -12,7 +12,8 @@ from torch import Tensor
 from baselines.soft_attention import SoftAttentionVAE, SoftEncoded
 from baselines.vae import standard_normal_terms
 from vma.addressing import similarity
-from vma.networks import Condition, Sizes, at_least_float32, mixed
+from vma.networks import Condition, Sizes, at_least_float32
+from vma.networks.kernels import mixed
 from vma.objectives import Terms
 from vma.sampled import CHUNK, check_gradient_entries, sample_entries, without_gradient
 

@@ -42,11 +42,12 @@ from vma.evaluation import (
     join,
     own_entry_probability,
 )
+from vma.graph import WARM_UP
 from vma.model import Z_GRADIENTS
 from vma.objectives import Terms
 from vma.protocol import Model, has_address
 from vma.statistics import clustered_stderr, interval
-from vma.training import WARM_UP, Update, fit
+from vma.training import Update, fit
 
 SAMPLES_EACH = 4  # samples beside a reconstruction, in the lookups
 LEARNED_ROWS, LEARNED_COLUMNS = 12, 12  # entries that are shown, and samples of each

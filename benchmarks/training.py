@@ -8,18 +8,16 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from baselines import GenerativeMatchingNetwork
 from benchmarks import watch
 from benchmarks.build import (
     DTYPES,
@@ -32,21 +30,18 @@ from benchmarks.build import (
 )
 from benchmarks.locks import Busy, locked
 from benchmarks.spec import BY_CLASS, SETTINGS, TrainSpec, identity
-from benchmarks.store import ROOT, append_lines, code_state, read_rows, spec_id, write_text
+from benchmarks.store import ROOT, code_state, read_rows, spec_id, write_text
 from vma import checkpoint
 from vma.data import DataSet, cache_dir
 from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
-from vma.evaluation import Scores, evaluate
-from vma.objectives import Terms, iwae
+from vma.graph import CHECK_EVERY
+from vma.objectives import Terms
 from vma.pretrained import weights_file
 from vma.protocol import Model
-from vma.training import CHECK_EVERY, NonFiniteBound, fit
+from vma.training import NonFiniteBound, fit
 
-LOG_EVERY = 100  # updates a line of metrics.jsonl, and one for what is left at the end
-VALIDATE_EVERY = 1000
 SAVE_SECONDS = 60.0
-VALIDATION_EPISODES = range(8)
 ENDLESS = 2**62  # an update that no run reaches
 
 logger = logging.getLogger("vma")
@@ -122,33 +117,74 @@ def train(
             if spec.trunk is not None and not restart and branch_point(spec, device) is not None:
                 until = min(spec.decay_from or 0, updates or ENDLESS)
                 train(spec.trunk, data, device, updates=until, seconds=seconds, wait=wait, progress=progress)
-            return _train(spec, data, device, folder, updates, seconds, restart, progress)
+            torch.set_num_threads(spec.threads)
+            run = Run.opened(spec, data, device, restart)
+            signalled = None if run.has(updates, seconds) else _train(run, data, updates, seconds, progress)
     except Busy as owner:
         raise InputError(f"{owner} is training this run ({folder}): wait for it, or choose another --seed") from None
+    if signalled is not None:
+        how = "--updates without --from-scratch goes on" if restart else "the same command goes on from there"
+        print(f"stopped after {run.updates:,} updates, which are saved; {how}", file=sys.stderr)
+        raise Stopped(128 + signalled)
+    return Trained(run.model, spec, run.updates, run.seconds, run.trained_as, run.commits)
 
 
-def _train(
-    spec: TrainSpec,
-    data: DataSet,
-    device: torch.device,
-    folder: Path,
-    updates: int | None,
-    seconds: float | None,
-    restart: bool,
-    progress: Callable[[int], None],
-) -> Trained:
-    torch.set_num_threads(spec.threads)
-    model = build_model(spec, data, device)
-    optimizer = build_optimizer(spec, model)
-    generator = torch.Generator(device).manual_seed(spec.seed)
-    path = folder / "checkpoint.safetensors"
-    done, spent, trained_as = 0, 0.0, identity(spec)
+@dataclass
+class Run:
+    """A run where it stands: what its checkpoint holds."""
+
+    spec: TrainSpec
+    folder: Path
+    data_sha256: str
+    model: Model
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    trained_as: dict[str, Any]  # this and `commits` as in `Trained`
+    updates: int = 0  # made over all starts
+    seconds: float = 0.0
     commits: tuple[str, ...] = ()
-    if restart:
-        for old in (path, path.with_name(path.name + ".previous")):
-            old.unlink(missing_ok=True)
-    source, of = (path, spec) if _has_state(path) else (branch_point(spec, device), spec.trunk)
-    if not restart and source is not None and of is not None:
+
+    @classmethod
+    def opened(cls, spec: TrainSpec, data: DataSet, device: torch.device, restart: bool) -> "Run":
+        """The run where it goes on: from its checkpoint, the trunk's, the weights that it starts from, or new ones.
+
+        Raises:
+            InputError: as `train`.
+        """
+        folder, model = run_folder(spec, device), build_model(spec, data, device)
+        optimizer, generator = build_optimizer(spec, model), torch.Generator(device).manual_seed(spec.seed)
+        run = cls(spec, folder, data.sha256, model, optimizer, generator, identity(spec))
+        if restart:
+            for old in (run.path, run.path.with_name(run.path.name + ".previous")):
+                old.unlink(missing_ok=True)
+        lines: Iterable[str] = ()
+        if _has_state(run.path):
+            run.load(run.path, spec)
+            lines = _lines_until(run.folder / watch.LOG, run.updates)
+        elif spec.trunk is not None and not restart and (trunk := branch_point(spec, device)) is not None:
+            run.load(trunk, spec.trunk)
+            lines = _lines_until(trunk.with_name(watch.LOG), run.updates)
+        else:
+            if note := elsewhere(spec, device):
+                print(note, file=sys.stderr)
+            if spec.start is not None:
+                begin(spec, model, data, device)
+        write_text(folder / "spec.json", json.dumps(identity(spec), indent=1) + "\n")
+        write_text(folder / watch.LOG, "".join(lines))
+        return run
+
+    @property
+    def path(self) -> Path:
+        """Of the checkpoint."""
+        return self.folder / "checkpoint.safetensors"
+
+    def has(self, updates: int | None, seconds: float | None) -> bool:
+        """Whether one of these was reached."""
+        return (updates is not None and self.updates >= updates) or (seconds is not None and self.seconds >= seconds)
+
+    def load(self, path: Path, of: TrainSpec) -> None:
+        """Go on from a checkpoint of `of`: this run's own spec, or that of its trunk."""
+        spec = self.spec
 
         def take(state: checkpoint.Checkpoint) -> None:
             check_meta(state.meta, of)
@@ -156,119 +192,105 @@ def _train(
                 raise checkpoint.CheckpointError(
                     f"it has {state.meta['update']:,} updates, this run leaves it at {spec.decay_from:,}: start again"
                 )
-            checkpoint.unpack_training(state.tensors, model, optimizer, generator)
+            checkpoint.unpack_training(state.tensors, self.model, self.optimizer, self.generator)
 
-        meta = checkpoint.load(source, accept=take).meta
-        if meta["data_sha256"] != data.sha256:
+        meta = checkpoint.load(path, accept=take).meta
+        if meta["data_sha256"] != self.data_sha256:
             raise InputError(
-                f"{source} was trained on other {spec.dataset} data: give the same --data, or --from-scratch"
+                f"{path} was trained on other {spec.dataset} data: give the same --data, or --from-scratch"
             )
-        done, spent = meta["update"], meta["seconds"]
-        commits = tuple(meta.get("commits", ["unknown"]))
+        self.updates, self.seconds = meta["update"], meta["seconds"]
+        self.commits = tuple(meta.get("commits", ["unknown"]))
         if of is spec:
-            trained_as = meta["spec"]
+            self.trained_as = meta["spec"]
         if note := other_settings(meta["spec"], spec):
-            print(f"{source}: {note}", file=sys.stderr)
-    else:
-        if note := elsewhere(spec, device):
-            print(note, file=sys.stderr)
-        if spec.start is not None:
-            begin(spec, model, data, device)
-    write_text(folder / "spec.json", json.dumps(identity(spec), indent=1) + "\n")
-    log = folder / "metrics.jsonl"
-    before_now = log if source is None else source.with_name(log.name)
-    write_text(log, "".join(_lines_until(before_now, done)))
-    if (updates is not None and done >= updates) or (seconds is not None and spent >= seconds):
-        return Trained(model, spec, done, spent, trained_as, commits)
-    now = training_commit()
-    if commits[-1:] != (now,):
-        commits = (*commits, now)
+            print(f"{path}: {note}", file=sys.stderr)
 
-    def save() -> None:
-        tensors = checkpoint.pack_training(model, optimizer, generator)
+    def save(self) -> None:
+        """Write the checkpoint.
+
+        Raises:
+            NonFiniteBound: for weights that are not finite; the checkpoint before stays.
+        """
+        tensors = checkpoint.pack_training(self.model, self.optimizer, self.generator)
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             # the bound was finite, and the update made of it was not: the next start would refuse what it left
             raise NonFiniteBound(
-                f"weights are not finite after update {done - 1}, seed {spec.seed}; the last good state is kept"
+                f"weights are not finite after update {self.updates - 1}, seed {self.spec.seed}; "
+                "the last good state is kept"
             )
-        meta = {"spec": trained_as, "update": done, "seconds": spent, "data_sha256": data.sha256}
-        meta["commits"] = list(commits)
-        checkpoint.save(path, tensors, meta)
+        meta = {"spec": self.trained_as, "update": self.updates, "seconds": self.seconds}
+        meta |= {"data_sha256": self.data_sha256, "commits": list(self.commits)}
+        checkpoint.save(self.path, tensors, meta)
 
+
+def _train(
+    run: Run, data: DataSet, updates: int | None, seconds: float | None, progress: Callable[[int], None]
+) -> int | None:
+    """Train as `train` says, and save; the number of the signal that ended it, if one did."""
+    spec, device, now = run.spec, run.generator.device, training_commit()
+    if run.commits[-1:] != (now,):
+        run.commits = (*run.commits, now)
     graph = uses_graph(spec, device)
-    last = updates if updates is not None else ENDLESS
-    stages = stages_of(spec, data, device)
-    validation: Episodes | None = None
-    try:
-        validation = validation_episodes(spec, data, device)
-    except InputError as error:
-        print(f"training goes without validation: of the validation images, {error}", file=sys.stderr)
-    dtype = DTYPES[spec.dtype]
-
-    def fitted() -> Generator[tuple[int, Terms], None, None]:
-        # a graph has the shapes of one stage, and ends with it
-        for until, episodes in stages:
-            yield from fit(
-                model,
-                episodes,
-                build_objective(spec, model),
-                optimizer,
-                spec.num_samples,
-                range(done, min(until, last)),
-                generator=generator,
-                dtype=dtype,
-                schedule=schedule(spec),
-                kl_warmup=spec.kl_warmup or 0,
-                clip=spec.clip,
-                episodes_per_update=spec.episodes_per_update or 1,
-                graph=graph,
-                draw=build_draw(spec),
-            )
-
-    steps = fitted()
+    steps = _updates(run, stages_of(spec, data, device), updates or ENDLESS, graph)
+    log = watch.Log(run.folder, spec, run.model, _validation(spec, data, device))
     name = spec.model if spec.read is None else f"{spec.model} ({spec.read})"
-    window: list[torch.Tensor] = []
-    saved = started = time.monotonic()
-    before = spent
+    before, started = run.seconds, time.monotonic()
+    saved = started
     with (
         caught_signals() as caught,
-        tqdm(total=updates, initial=done, desc=f"train {name}", unit="update", mininterval=1) as bar,
+        tqdm(total=updates, initial=run.updates, desc=f"train {name}", unit="update", mininterval=1) as bar,
     ):
         for update, terms in steps:
-            done = update + 1
-            spent = before + time.monotonic() - started
-            window.append(torch.stack((iwae(terms).mean(), terms.kl_a.mean(), terms.kl_z.mean())).detach())
+            run.updates, run.seconds = update + 1, before + time.monotonic() - started
+            log.add(terms)
             bar.update()
-            progress(done)
-            stop = bool(caught) or (seconds is not None and spent >= seconds)
-            if done % LOG_EVERY == 0 or done == updates:
-                bound, kl_a, kl_z = torch.stack(window).mean(0).tolist()
-                window.clear()
-                line = {"update": done, "bound": bound, "kl_a": kl_a, "kl_z": kl_z, "seconds": spent}
-                if validation is not None and done % VALIDATE_EVERY == 0:
-                    scores = evaluate(model, validation, VALIDATION_EPISODES, spec.num_samples, dtype=dtype)
-                    line["validation_bound"] = -scores.summary("nll", by_class=True)[0]
-                    if isinstance(model, GenerativeMatchingNetwork):
-                        line |= matching(model, validation(0), scores)
-                # with a graph it may have broken since the last look: the next one says so, and JSON has no word for it
-                if math.isfinite(bound):
-                    append_lines(log, [line])
-                    if validation is not None and done % watch.EVERY == 0:
-                        watch.draw(folder, spec, model, validation, dtype)
-                bar.set_postfix({k: f"{v:.2f}" for k, v in line.items() if k not in ("update", "seconds")})
+            progress(run.updates)
+            stop = bool(caught) or run.has(updates, seconds)
+            if run.updates % watch.LOG_EVERY == 0 or run.updates == updates:
+                bar.set_postfix(log.write(run.updates, run.seconds))
             # with a graph, other updates may follow one whose bound broke: what would be saved is not known to be good
-            if time.monotonic() - saved > SAVE_SECONDS and not (graph and done % CHECK_EVERY):
-                save()
+            if time.monotonic() - saved > SAVE_SECONDS and not (graph and run.updates % CHECK_EVERY):
+                run.save()
                 saved = time.monotonic()
             if stop:
                 break
         steps.close()  # which looks at the bound
-        save()
-    if caught:
-        how = "--updates without --from-scratch goes on" if restart else "the same command goes on from there"
-        print(f"stopped after {done:,} updates, which are saved; {how}", file=sys.stderr)
-        raise Stopped(128 + caught[0])
-    return Trained(model, spec, done, spent, trained_as, commits)
+        run.save()
+    return caught[0] if caught else None
+
+
+def _updates(
+    run: Run, stages: list[tuple[int, Episodes]], last: int, graph: bool
+) -> Generator[tuple[int, Terms], None, None]:
+    """The updates of a run from where it stands to `last`. A graph has the shapes of one stage, and ends with it."""
+    spec = run.spec
+    for until, episodes in stages:
+        yield from fit(
+            run.model,
+            episodes,
+            build_objective(spec, run.model),
+            run.optimizer,
+            spec.num_samples,
+            range(run.updates, min(until, last)),
+            generator=run.generator,
+            dtype=DTYPES[spec.dtype],
+            schedule=schedule(spec),
+            kl_warmup=spec.kl_warmup or 0,
+            clip=spec.clip,
+            episodes_per_update=spec.episodes_per_update or 1,
+            graph=graph,
+            draw=build_draw(spec),
+        )
+
+
+def _validation(spec: TrainSpec, data: DataSet, device: torch.device) -> Episodes | None:
+    """The validation episodes; where the data have not enough for any, none, which it says."""
+    try:
+        return validation_episodes(spec, data, device)
+    except InputError as error:
+        print(f"training goes without validation: of the validation images, {error}", file=sys.stderr)
+        return None
 
 
 def other_settings(trained_as: Mapping[str, Any], spec: TrainSpec) -> str | None:
@@ -288,18 +310,6 @@ def elsewhere(spec: TrainSpec, device: torch.device) -> str | None:
                 f"{folder} has a state of this run, made on {other}: --device {other} goes on from it; here it begins"
             )
     return None
-
-
-def matching(model: GenerativeMatchingNetwork, episode: Episode, scores: Scores) -> dict[str, float]:
-    """Whether GMN's matching has begun: strength and entropy of its attention on an episode, see its `attention`; and
-    of sequences' scores `gain`, by how many nats the NLL of their last objects is below that of their first.
-    """
-    found = model.attention(episode.x, model.encode_memory(episode.memory), **episode.seen())
-    if episode.visible is not None:
-        first = ~episode.visible.any(1).cpu().numpy()
-        nll = scores.nll.reshape(-1, len(first))
-        found["gain"] = float(nll[:, first].mean() - nll[:, np.roll(first, -1)].mean())
-    return found
 
 
 def begin(spec: TrainSpec, model: Model, data: DataSet, device: torch.device) -> None:
@@ -366,18 +376,18 @@ def training_commit() -> str:
 
 
 def episodes_of(spec: TrainSpec, data: DataSet, device: torch.device) -> Callable[[int], Episode]:
-    """The training episodes by their number: a pure function of it, with the memory size of the stage that their update
-    is in.
+    """The training episode of each step, a pure function of it, with the memory size of the stage that its update is
+    in.
 
     Raises:
         InputError: as `stages_of`.
     """
     stages, per_update = stages_of(spec, data, device), spec.episodes_per_update or 1
-    if len(stages) == 1:  # these take the number from the device too
+    if len(stages) == 1:  # these take the step from the device too
         return stages[0][1]
 
-    def episodes(number: int) -> Episode:
-        return next(own for until, own in stages if number // per_update < until)(number)
+    def episodes(step: int) -> Episode:
+        return next(own for until, own in stages if step // per_update < until)(step)
 
     return episodes
 

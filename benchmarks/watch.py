@@ -1,39 +1,103 @@
-"""Training as pictures in the run's folder: samples of validation characters, and the curve of the bound.
+"""What a run shows while it trains, in its folder: a log with its bound on training and on validation episodes, samples
+of validation characters, and the curve of the bound.
 
-They cost about a second in a thousand updates. What is timed (`wallclock`, `benchmarks/timing`) does not train by
-`benchmarks.training` and has none.
+The pictures cost about a second in a thousand updates. What is timed (`wallclock`, `benchmarks/timing`) does not train
+by `benchmarks.training` and has none.
 """
 
 import io
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from baselines import GenerativeMatchingNetwork
+from benchmarks.build import DTYPES
 from benchmarks.spec import TrainSpec
-from benchmarks.store import read_rows
-from vma.data.episodes import Episodes
+from benchmarks.store import append_lines, read_rows
+from vma.data.episodes import Episode, Episodes
+from vma.evaluation import Scores, evaluate
 from vma.files import write_atomic
+from vma.objectives import Terms, iwae
 from vma.pictures import one_shot, png, sheet, unconditional
 from vma.protocol import Model
 
-EVERY = 1000  # updates between two pictures; a multiple of training's LOG_EVERY
+LOG = "metrics.jsonl"
+LOG_EVERY = 100  # updates a line of the log, and one for what is left at the end
+VALIDATE_EVERY = 1000
+VALIDATION_EPISODES = range(8)
+DRAW_EVERY = 1000  # updates between two pictures; a multiple of LOG_EVERY, as VALIDATE_EVERY is
 ROWS, COLUMNS = 4, 10
 
 
-def draw(folder: Path, spec: TrainSpec, model: Model, validation: Episodes, dtype: torch.dtype) -> None:
+@dataclass
+class Log:
+    """The log of a run, and its pictures beside it."""
+
+    folder: Path
+    spec: TrainSpec
+    model: Model
+    validation: Episodes | None
+    window: list[torch.Tensor] = field(default_factory=list)  # of each update since the last line: bound, KL_a, KL_z
+
+    def add(self, terms: Terms) -> None:
+        """Take an update into the next line."""
+        self.window.append(torch.stack((iwae(terms).mean(), terms.kl_a.mean(), terms.kl_z.mean())).detach())
+
+    def write(self, updates: int, seconds: float) -> dict[str, str]:
+        """Write a line, the pictures where they are due, and return what a progress bar shows of the line.
+
+        Raises:
+            OSError: naming the file that cannot be written.
+        """
+        bound, kl_a, kl_z = torch.stack(self.window).mean(0).tolist()
+        self.window.clear()
+        line = {"update": updates, "bound": bound, "kl_a": kl_a, "kl_z": kl_z, "seconds": seconds}
+        if self.validation is not None and updates % VALIDATE_EVERY == 0:
+            line |= validated(self.spec, self.model, self.validation)
+        # with a graph it may have broken since the last look: the next one says so, and JSON has no word for it
+        if math.isfinite(bound):
+            append_lines(self.folder / LOG, [line])
+            if self.validation is not None and updates % DRAW_EVERY == 0:
+                draw(self.folder, self.spec, self.model, self.validation)
+        return {name: f"{value:.2f}" for name, value in line.items() if name not in ("update", "seconds")}
+
+
+def validated(spec: TrainSpec, model: Model, validation: Episodes) -> dict[str, float]:
+    """The bound on the validation episodes, with the K of training; of GMN how it matches too."""
+    scores = evaluate(model, validation, VALIDATION_EPISODES, spec.num_samples, dtype=DTYPES[spec.dtype])
+    found = {"validation_bound": -scores.summary("nll", by_class=True)[0]}
+    return found | matching(model, validation(0), scores) if isinstance(model, GenerativeMatchingNetwork) else found
+
+
+def matching(model: GenerativeMatchingNetwork, episode: Episode, scores: Scores) -> dict[str, float]:
+    """Whether GMN's matching has begun: strength and entropy of its attention on an episode, see its `attention`; and
+    of sequences' scores `gain`, by how many nats the NLL of their last objects is below that of their first.
+    """
+    found = model.attention(episode.x, model.encode_memory(episode.memory), **episode.seen())
+    if episode.visible is not None:
+        first = ~episode.visible.any(1).cpu().numpy()
+        nll = scores.nll.reshape(-1, len(first))
+        found["gain"] = float(nll[:, first].mean() - nll[:, np.roll(first, -1)].mean())
+    return found
+
+
+def draw(folder: Path, spec: TrainSpec, model: Model, validation: Episodes) -> None:
     """Write samples.png and curve.png anew. The generator is their own and the same each time: training goes on as if
     nothing had been drawn, and pictures of two moments differ by the weights alone.
 
     Raises:
         OSError: naming the file that cannot be written.
     """
-    write_atomic(folder / "samples.png", samples(spec, model, validation, dtype))
-    write_atomic(folder / "curve.png", curve(folder / "metrics.jsonl"))
+    write_atomic(folder / "samples.png", samples(spec, model, validation))
+    write_atomic(folder / "curve.png", curve(folder / LOG))
 
 
-def samples(spec: TrainSpec, model: Model, validation: Episodes, dtype: torch.dtype) -> bytes:
+def samples(spec: TrainSpec, model: Model, validation: Episodes) -> bytes:
     """A few drawings of the first validation episode's memory, samples of each beside it."""
-    device = next(model.parameters()).device
+    device, dtype = next(model.parameters()).device, DTYPES[spec.dtype]
     generator = torch.Generator(device).manual_seed(spec.seed)
     memory = validation(0).memory
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor, FakeTensorMode
 
-import vma.training
+import vma.graph
 from baselines import PlainVAE, SoftAttentionVAE
 from baselines.sampled import SampledGradientSoftAttention
-from benchmarks import build, training
+from benchmarks import build, training, watch
 from benchmarks.spec import TrainSpec
 from benchmarks.training import Stopped, Trained, run_folder
 from vma import ConvSizes, MLPSizes, Terms, VariationalMemoryAddressing, checkpoint, iwae, vimco
@@ -26,9 +26,10 @@ from vma.data import DataSet, ImageSet
 from vma.data.episodes import Episodes, EpisodeSpec
 from vma.errors import InputError
 from vma.estimators import draw_all, draw_set, pathwise, rloo, score_of_set, wake
+from vma.graph import WARM_UP, StaticUpdate
 from vma.gumbel import GumbelAddressing
 from vma.sampled import SampledGradientAddressing
-from vma.training import WARM_UP, NonFiniteBound, StaticUpdate, Update, fit
+from vma.training import NonFiniteBound, Update, fit
 
 MLP = MLPSizes(image=(1, 8, 8), widths=(12, 8), latent=2, embedding=4)
 CONV = ConvSizes(image=(1, 8, 8), widths=(8,) * 6, hidden=None, latent=4, embedding=8)
@@ -131,11 +132,11 @@ def test_the_static_update_is_that_of_fit(name: str, n: int, clip: float | None)
     adam = torch.optim.Adam(one.parameters(), lr=EXACT, fused=True)
     update = static(other, capturable(other), name, range(5, 15), clip=clip, episodes_per_update=n)
     for number, terms in plain(one, adam, name, range(5, 15), clip=clip, episodes_per_update=n):
-        assert update.number == number
+        assert update.index == number
         made = update()
         assert all(torch.equal(made.tensors[field], value) for field, value in terms.tensors.items())
         assert not any(value.requires_grad for value in made.tensors.values())
-        update.check("")
+        update.check()
     assert same(weights(one), weights(other))
 
 
@@ -143,7 +144,7 @@ def test_the_static_update_counts_in_the_steps_of_its_range() -> None:
     model = make("vae")
     update = static(model, capturable(model), "vae", range(3, 20, 4))
     for number in (3, 7, 11):
-        assert update.number == number
+        assert update.index == number
         update()
 
 
@@ -167,7 +168,7 @@ def test_a_broken_bound_changes_no_weights_from_there_on_and_is_remembered() -> 
     for index, entry in optimizer.state_dict()["state"].items():
         assert all(torch.equal(value, state[index][key]) for key, value in entry.items())
     with pytest.raises(NonFiniteBound, match=r"^the bound is not finite at update 8, seed 0: log_rz broke$"):
-        update.check(", seed 0")
+        update.check()
 
 
 def test_a_gradient_that_is_not_finite_is_no_broken_bound() -> None:
@@ -176,10 +177,10 @@ def test_a_gradient_that_is_not_finite_is_no_broken_bound() -> None:
     one = static(model, capturable(model), "vae", range(9))
     one.update = replace(one.update, objective=lambda terms: iwae(terms) * torch.nan)
     one()
-    one.check("")
+    one.check()
     one()
     with pytest.raises(NonFiniteBound, match="update 1"):
-        one.check("")
+        one.check()
 
 
 @pytest.mark.parametrize(
@@ -306,8 +307,8 @@ GROWING = replace(SPEC, episode=RECALL, growth=((4, 2), (8, 9)))
 def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
     monkeypatch.setattr(build, "sizes", lambda spec: CONV)
-    monkeypatch.setattr(training, "LOG_EVERY", 2)
-    monkeypatch.setattr(training, "VALIDATE_EVERY", 4)
+    monkeypatch.setattr(watch, "LOG_EVERY", 2)
+    monkeypatch.setattr(watch, "VALIDATE_EVERY", 4)
 
 
 def as_if_captured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,14 +322,14 @@ def as_if_captured(monkeypatch: pytest.MonkeyPatch) -> None:
             for name, value in self.update().tensors.items():
                 self.terms.tensors[name].copy_(value)
 
-    def captured(update: StaticUpdate, stream: Any) -> tuple[Graph, Terms]:
+    def capture(update: StaticUpdate, stream: Any) -> tuple[Graph, Terms]:
         B = update.update.episodes(0).x.shape[0] * update.update.episodes_per_update
         terms = Terms(*torch.zeros(4, 4, B), kl_a=torch.zeros(B))
         return Graph(update, terms), terms
 
-    monkeypatch.setattr(vma.training, "_captured", captured)
-    monkeypatch.setattr(vma.training, "_made_aside", lambda update, stream: update())
-    monkeypatch.setattr(vma.training, "_check_graph", lambda update: None)
+    monkeypatch.setattr(vma.graph, "capture", capture)
+    monkeypatch.setattr(vma.graph, "on_side_stream", lambda update, stream: update())
+    monkeypatch.setattr(vma.graph, "check_capturable", lambda update: None)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     for module in (build, training):
         monkeypatch.setattr(module, "uses_graph", lambda spec, device: spec.path is None)
@@ -379,7 +380,7 @@ def test_a_run_by_graphs_saves_nothing_after_a_broken_bound(ends: str, monkeypat
     as_if_captured(monkeypatch)
     monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
     every = 8 if ends == "the host looks" else 100
-    monkeypatch.setattr(vma.training, "CHECK_EVERY", every)
+    monkeypatch.setattr(vma.graph, "CHECK_EVERY", every)
     monkeypatch.setattr(training, "CHECK_EVERY", every)
     spec = replace(SPEC, model="vae")
     good = run(spec, updates=4)
@@ -402,7 +403,7 @@ def test_a_run_by_graphs_saves_nothing_after_a_broken_bound(ends: str, monkeypat
     stages = training.stages_of
     with monkeypatch.context() as patch:
         patch.setattr(training, "stages_of", episodes_that_break)
-        for part in (vma.networks, vma.data.episodes):  # which would stop it before its bound is made
+        for part in (vma.networks.densities, vma.data.episodes):  # which would stop it before its bound is made
             patch.setattr(part, "check_pixels", lambda *_: None)
         with pytest.raises(NonFiniteBound, match=r"update 6, seed 0: log_px.* broke"):
             run(spec, updates=20, progress=progress)

@@ -11,19 +11,16 @@ from torch.nn import functional as F
 
 from vma import ConvSizes, MLPSizes, VariationalMemoryAddressing
 from vma.networks import (
-    PixelConv,
     Sizes,
-    UpConv,
-    added,
     at_least_float32,
     draw_images,
     log_bernoulli,
     log_normal,
     log_normal_at,
-    logit,
     split_gaussian,
-    take_rows,
 )
+from vma.networks.family import logit
+from vma.networks.kernels import PixelConv, UpConv, added, take_rows
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 FAMILIES = {

@@ -99,11 +99,11 @@ def test_a_run_that_is_drawn_is_the_same_run(name: str, monkeypatch: pytest.Monk
     episode = EpisodeSpec(classes=2, targets_per_class=2, shots=2)
     spec = TrainSpec(**{"dataset": "strokes", "image_size": 8, "network": "tiny-mlp", "episode": episode, **RUNS[name]})
     data, cpu = load("strokes", image_size=8), torch.device("cpu")
-    monkeypatch.setattr(training, "LOG_EVERY", 2)
+    monkeypatch.setattr(watch, "LOG_EVERY", 2)
     states = []
     for every in (4, 10**6):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(every)))
-        monkeypatch.setattr(watch, "EVERY", every)
+        monkeypatch.setattr(watch, "DRAW_EVERY", every)
         states.append(training.train(spec, data, cpu, updates=6).model.state_dict())
         folder = training.run_folder(spec, cpu)
         drawn = {path.name for path in folder.glob("*.png")}

@@ -15,7 +15,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from baselines import PlainVAE, SoftAttentionVAE
-from benchmarks import build, training
+from benchmarks import build, training, watch
 from benchmarks.measure import ship
 from benchmarks.spec import ESTIMATORS, TrainSpec
 from benchmarks.training import Stopped, Trained, run_folder
@@ -177,8 +177,8 @@ MODEL_SPECS: dict[str, dict[str, Any]] = {
 def _small_and_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
     monkeypatch.setattr(build, "sizes", lambda spec: SIZES)
-    monkeypatch.setattr(training, "LOG_EVERY", 2)
-    monkeypatch.setattr(training, "VALIDATE_EVERY", 4)
+    monkeypatch.setattr(watch, "LOG_EVERY", 2)
+    monkeypatch.setattr(watch, "VALIDATE_EVERY", 4)
 
 
 def train(name: str = "vma", data: DataSet = DATA, **options: Any) -> Trained:
@@ -467,12 +467,11 @@ def test_a_trunk_that_goes_on_meanwhile_is_left_where_it_should_be(monkeypatch: 
     train(updates=7)
     point = run_folder(train_spec(), CPU) / "checkpoint.safetensors"
     monkeypatch.setattr(training, "branch_point", lambda spec, device: point)
-    late = (spec, DATA, CPU, folder, 10, None, False, lambda done: None)
-    assert equal(training._train(*late), straight)  # by the state before, of 6 updates
+    assert equal(training.train(spec, DATA, CPU, updates=10), straight)  # by the state before, of 6 updates
     shutil.rmtree(folder)
     train(updates=8)
     with pytest.raises(InputError, match="it has 8 updates, this run leaves it at 6: start again"):
-        training._train(*late)
+        training.train(spec, DATA, CPU, updates=10)
 
 
 def test_two_processes_do_not_train_one_run() -> None:

@@ -17,13 +17,13 @@ def full_precision(tensor: Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-# An embedding that is shorter is divided by this instead. That of a blank image is zero while biases are, where the
-# gradient, 1 / ||e_a||, has no bound: one such image in memory would swamp all others, in Adam's moments for long.
-SHORTEST = 1e-3
+# Floor on ||e_a||. A blank image embeds to zero while biases are zero, where the gradient 1 / ||e_a|| has no bound: one
+# such image in memory would swamp all others, in Adam's moments for long.
+MIN_NORM = 1e-3
 
 
 def _normalised(e: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
-    return nn.functional.normalize(e, dim=-1, eps=SHORTEST)
+    return nn.functional.normalize(e, dim=-1, eps=MIN_NORM)
 
 
 def similarity(e_a: Float[Tensor, "M E"], e_q: Float[Tensor, "B E"]) -> Float[Tensor, "B M"]:
@@ -94,7 +94,7 @@ class Addressing(nn.Module):
 
     def embed(self, memory: Float[Tensor, "M *entry"]) -> Float[Tensor, "M E"]:
         """e_a = h(m_a) of each entry (eq. 6), which does not depend on the others."""
-        return at_least_float32(self.embed_memory(memory))
+        return at_least_float32(self.embed_memory(memory))  # eq. 6
 
     def keys(self, e_a: Float[Tensor, "M E"]) -> Keys:
         """The keys of a memory whose entries have these embeddings."""
@@ -112,7 +112,7 @@ class Addressing(nn.Module):
 
     def queries(self, x: Float[Tensor, "B *query"]) -> Float[Tensor, "B E"]:
         """e^q = h^q(x) of each target (eq. 6)."""
-        return at_least_float32(self.embed_query(x))
+        return at_least_float32(self.embed_query(x))  # eq. 6
 
 
 def kl_categorical(log_q: Float[Tensor, "B M"], log_p: Float[Tensor, " M"]) -> Float[Tensor, " B"]:

@@ -20,7 +20,7 @@ from vma.files import read_bounded, write_atomic
 VERSION = 1
 MAX_HEADER_BYTES = 16 * 2**20  # both caps are checked before anything is parsed or read whole
 MAX_FILE_BYTES = 4 * 2**30
-RESTORE = "restore it from a copy, or train again with --from-scratch"
+RESTORE = "restore it from a copy, or train again from scratch"
 
 logger = logging.getLogger("vma")
 

@@ -16,10 +16,9 @@ from torch import Tensor
 from vma.addressing import draw_addresses, kl_categorical
 from vma.data.episodes import Episode
 from vma.errors import InputError
-from vma.objectives import Terms
+from vma.objectives import NonFiniteBound, Terms, check_finite
 from vma.protocol import AddressModel, EmbeddingModel, Model, check_model, has_address
 from vma.statistics import clustered_stderr
-from vma.training import NonFiniteBound, check_finite
 
 METRICS = ("nll", "kl_a", "kl_z", "log_px")
 

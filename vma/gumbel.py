@@ -15,7 +15,8 @@ from torch import Tensor
 from vma.addressing import Draw, draw_independent, kl_categorical
 from vma.errors import InputError
 from vma.model import Encoded, VariationalMemoryAddressing
-from vma.networks import Sizes, log_bernoulli, log_normal, log_normal_at, one_hot, split_gaussian
+from vma.networks import Sizes, log_bernoulli, log_normal, log_normal_at, split_gaussian
+from vma.networks.kernels import one_hot
 from vma.objectives import Terms
 
 TEMPERATURE = 0.5  # the lowest of Jang et al.'s schedule

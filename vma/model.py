@@ -1,7 +1,5 @@
 """Variational memory addressing: the generative model (eq. 1), its posterior (eq. 3) and sampling from p(x|M)."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,15 +17,12 @@ from vma.networks import (
     draw_images,
     log_bernoulli,
     log_normal,
-    log_normal_at,
-    one_hot,
     split_gaussian,
-    take_rows,
 )
+from vma.networks.kernels import in_chunks, of_distinct, one_hot, take_rows
 from vma.objectives import Terms
+from vma.z_gradient import Z_GRADIENTS, z_terms
 
-Z_GRADIENTS = ("iwae", "stl", "dreg", "single")
-LEAST = 1e-20  # a sample's weight beside those of its target's others, below which its gradient is lost
 FEW_ENTRIES = 32  # up to here a product with the selection is quicker than a gather, without gradient too
 
 
@@ -38,6 +33,16 @@ class Encoded:
     memory: Float[Tensor, "M *entry"]
     keys: Keys
     levels: Levels | None = None  # of the entries, where their pyramid has run for the keys
+
+
+@dataclass(frozen=True)
+class Read:
+    """What samples read of the entries that they drew: the decoder's conditions on U distinct ones, and the row that is
+    each sample's own.
+    """
+
+    condition: Condition
+    row: Int[Tensor, " KB"]
 
 
 class VariationalMemoryAddressing(nn.Module):
@@ -191,53 +196,72 @@ class VariationalMemoryAddressing(nn.Module):
         chunk: int | None,
     ) -> Terms:
         """The terms at addresses a, whose distributions are log_q and log_p."""
-        K, B, M = *a.shape, len(log_p)
         chunk = a.numel() if chunk is None else chunk
-
-        # q(z|m, x) depends on the pair (x, m_a) alone, p(z|m) and the conditions on m_a alone: each runs once for what
-        # is distinct
-        pair, pair_of = distinct(torch.arange(B, device=x.device) * M + a, B * M)
-        entry, entry_of = distinct(a, M)
-        parameters = [
-            self.posterior(self.sizes.join(x[part // M], encoded.memory[part % M])) for part in pair.split(chunk)
-        ]
-        q_mean, q_log_std = split_gaussian(_joined(parameters)[pair_of])
+        q_mean, q_log_std = self._posterior(x, encoded, a, chunk)
         eps = torch.randn(q_mean.shape, generator=generator, device=x.device) if noise is None else noise.flatten(0, 1)
-        z = q_mean + q_log_std.exp() * eps
-
-        heads, conditions = [], []
-        for part in entry.split(chunk):
-            if encoded.levels is None:
-                levels = self.memory_pyramid(encoded.memory[part])
-            else:
-                levels = [take_rows(level, part) for level in encoded.levels]
-            heads.append(self.prior_head(levels[-1].flatten(1)))
-            conditions.append(self.conditioner(levels))
-        p_mean, p_log_std = split_gaussian(_joined(heads)[entry_of])
-        condition = [_joined(same) for same in zip(*conditions, strict=True)]
-
-        log_px = []
-        for rows in torch.arange(K * B, device=x.device).split(chunk):
-            logits = self._decode(z[rows], condition, entry_of[rows])
-            log_px.append(log_bernoulli(x[rows % B], logits[None])[0])
-        log_pz = log_normal(z, p_mean, p_log_std).unflatten(0, (K, B))
-        log_px_z, log_rz = z_terms(self.z_gradient, z, eps, q_log_std, _joined(log_px).unflatten(0, (K, B)), log_pz)
+        z = q_mean + q_log_std.exp() * eps  # eq. 3: z ~ q(z|m_a, x), where a ~ q(a|x)
+        (p_mean, p_log_std), read = self._prior(encoded, a, chunk)
+        log_px = self._log_likelihood(x, z, read, chunk).view(a.shape)
+        log_pz = log_normal(z, p_mean, p_log_std).view(a.shape)
+        log_px, log_rz = z_terms(self.z_gradient, z, eps, q_log_std, log_px, log_pz)
         return Terms(
-            log_px=log_px_z,
+            log_px=log_px,
             log_rz=log_rz,
             log_pa=log_p[a],
             log_qa=log_q.gather(1, a.mT).mT,
             kl_a=kl_categorical(log_q, log_p),
         )
 
-    def _decode(
-        self, z: Float[Tensor, "N Z"], condition: Condition, entry_of: Int[Tensor, " N"]
-    ) -> Float[Tensor, "N C H W"]:
-        """Logits of each z, conditioned on the row of `condition` that is its own."""
-        z = z.to(condition[0].dtype)
-        if torch.is_grad_enabled() or len(condition[0]) <= FEW_ENTRIES:
-            return self.decoder(z, condition, one_hot(entry_of, len(condition[0]), z.dtype))
-        return self.decoder(z, [c[entry_of] for c in condition])
+    def _posterior(
+        self, x: Float[Tensor, "B C H W"], encoded: Encoded, a: Int[Tensor, "K B"], chunk: int
+    ) -> tuple[Float[Tensor, "KB Z"], Float[Tensor, "KB Z"]]:
+        """Mean and log standard deviation of q(z|m_a, x). It depends on the pair (x, m_a) alone, so it runs once for
+        each distinct pair.
+        """
+        B, M = len(x), len(encoded.memory)
+
+        def of_pairs(pair: Tensor) -> list[Tensor]:
+            return [self.posterior(self.sizes.join(x[pair // M], encoded.memory[pair % M]))]
+
+        (parameters,), row = of_distinct(of_pairs, torch.arange(B, device=x.device) * M + a, B * M, chunk)
+        return split_gaussian(parameters[row])
+
+    def _prior(
+        self, encoded: Encoded, a: Int[Tensor, "K B"], chunk: int
+    ) -> tuple[tuple[Float[Tensor, "KB Z"], Float[Tensor, "KB Z"]], Read]:
+        """Mean and log standard deviation of p(z|m_a), and what p(x|z, m_a) reads of m_a. Both depend on m_a alone, so
+        they run once for each distinct entry.
+        """
+
+        def of_entries(entry: Tensor) -> list[Tensor]:
+            if encoded.levels is None:
+                levels = self.memory_pyramid(encoded.memory[entry])
+            else:
+                levels = [take_rows(level, entry) for level in encoded.levels]
+            return [self.prior_head(levels[-1].flatten(1)), *self.conditioner(levels)]
+
+        (parameters, *condition), row = of_distinct(of_entries, a, len(encoded.memory), chunk)
+        return split_gaussian(parameters[row]), Read(condition, row)
+
+    def _log_likelihood(
+        self, x: Float[Tensor, "B C H W"], z: Float[Tensor, "KB Z"], read: Read, chunk: int
+    ) -> Float[Tensor, " KB"]:
+        """log p(x|z, m_a) of each sample."""
+
+        def of_samples(k: Tensor) -> list[Tensor]:
+            logits = self._decode(z[k], Read(read.condition, read.row[k]))
+            return [log_bernoulli(x[k % len(x)], logits[None])[0]]
+
+        (log_px,) = in_chunks(of_samples, torch.arange(len(z), device=x.device), chunk)
+        return log_px
+
+    def _decode(self, z: Float[Tensor, "N Z"], read: Read) -> Float[Tensor, "N C H W"]:
+        """Logits of p(x|z, m_a) for each z."""
+        condition, row = read.condition, read.row
+        U, z = len(condition[0]), z.to(condition[0].dtype)
+        if torch.is_grad_enabled() or U <= FEW_ENTRIES:
+            return self.decoder(z, condition, one_hot(row, U, z.dtype))
+        return self.decoder(z, [c[row] for c in condition])
 
     def reconstruct(
         self, x: Float[Tensor, "B C H W"], encoded: Encoded, *, addresses: Int[Tensor, " B"]
@@ -261,70 +285,5 @@ class VariationalMemoryAddressing(nn.Module):
         levels = self.memory_pyramid(encoded.memory[addresses])
         mean, log_std = split_gaussian(self.prior_head(levels[-1].flatten(1)))
         z = mean + log_std.exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
-        return draw_images(self.decoder(z, self.conditioner(levels)), addresses, generator)
-
-
-def z_terms(
-    z_gradient: str,
-    z: Float[Tensor, "KB Z"],
-    noise: Float[Tensor, "KB Z"],
-    log_std: Float[Tensor, "KB Z"],
-    log_px: Float[Tensor, "K B"],
-    log_pz: Float[Tensor, "K B"],
-) -> tuple[Float[Tensor, "K B"], Float[Tensor, "K B"]]:
-    """log_px and log_rz = log_pz - log q(z|m, x), of which a bound has one of the `Z_GRADIENTS` for the parameters of
-    z = mean + exp(log_std) * noise.
-
-    A bound's gradient arrives at log p(x|z_k) in proportion to wbar_k, and comes to z_k as wbar_k D_k: "dreg" and
-    "single" multiply the second by what the first says, whatever the bound is.
-    """
-    log_qz = log_normal_at(noise, log_std).view_as(log_px)
-    if z_gradient == "iwae" or not z.requires_grad:
-        return log_px, log_pz - log_qz
-    # its value with the gradient through z alone, -noise / std: z - mean would have lost the noise to rounding
-    log_qz = log_qz.detach() - ((z - z.detach()) * (noise / log_std.exp()).detach()).sum(-1).view_as(log_px)
-    log_rz = log_pz - log_qz
-    if z_gradient == "stl":
-        return log_px, log_rz
-    arrived: list[Tensor] = []
-
-    def raised(gradient: Tensor) -> Tensor:
-        return gradient + LEAST * gradient.sum(0)
-
-    def look(gradient: Tensor) -> None:
-        everything = gradient.sum(0)
-        # of a target that does not count at all the weights do not matter
-        arrived[:] = [torch.where(everything == 0, 1.0, gradient / everything).flatten()[:, None]]
-
-    def multiply(gradient: Tensor) -> Tensor:
-        (wbar,) = arrived
-        return gradient * wbar if z_gradient == "dreg" else gradient / (len(log_px) * wbar)
-
-    log_px = log_px.view_as(log_px)  # a tensor of its own, whose gradient is the bound's alone
-    if z_gradient == "single":  # which divides by wbar_k: one that is zero is raised to what changes no sum
-        log_px.register_hook(raised)
-        log_rz.register_hook(raised)
-    log_px.register_hook(look)
-    z.register_hook(multiply)
-    return log_px, log_rz
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def distinct(index: Int[Tensor, "*shape"], bound: int) -> tuple[Int[Tensor, " U"], Int[Tensor, " KB"]]:
-    """The distinct values below `bound`, padded with the first to a multiple of 16, and the place of each flattened
-    element among them.
-
-    The padding keeps the number of different shapes small: a convolution library plans each shape anew. On CUDA devices
-    they are not looked for, since their number would have to be known on the host: it is all values below `bound`, or
-    as many as there are elements.
-    """
-    if index.is_cuda:
-        if bound <= index.numel():
-            return torch.arange(bound, device=index.device), index.flatten()
-        return index.flatten(), torch.arange(index.numel(), device=index.device)
-    values, place = index.flatten().unique(return_inverse=True)
-    missing = min(16 * math.ceil(len(values) / 16), index.numel()) - len(values)
-    return torch.cat((values, values[:1].expand(missing))), place
+        logits = self.decoder(z, self.conditioner(levels))
+        return draw_images(logits, addresses, generator)  # eq. 1: x ~ p(x|z, m_a), where z ~ p(z|m_a), a ~ p(a|M)

@@ -46,8 +46,8 @@ class Terms:
 
     @property
     def log_w(self) -> Float[Tensor, "K B"]:
-        """log importance weights, log p(x, a, z) - log q(a, z | x)."""
-        return self.log_px + self.log_rz + self.log_pa - self.log_qa
+        """log importance weights, log p(x, z, a|M) - log q(a, z|M, x) (eq. 2)."""
+        return self.log_px + self.log_rz + self.log_pa - self.log_qa  # eq. 2
 
     @property
     def kl_z(self) -> Float[Tensor, " B"]:
@@ -84,3 +84,23 @@ def iwae(terms: Terms) -> Float[Tensor, " B"]:
         return (terms.log_w + terms.log_omega).logsumexp(0)
     K = terms.log_w.shape[0]
     return terms.log_w.logsumexp(0) - math.log(K)  # eq. 7
+
+
+class NonFiniteBound(RuntimeError):
+    """A bound, or what is computed beside it, was not finite; the message says where, and which terms broke."""
+
+    @classmethod
+    def of_terms(cls, where: str, broken: list[str]) -> "NonFiniteBound":
+        """Of a bound with these terms, by name, that are not finite."""
+        return cls(f"the bound is not finite at {where}: {', '.join(broken) or 'log_w'} broke")
+
+
+def check_finite(terms: Terms, where: str) -> None:
+    """Refuse a bound that is not finite.
+
+    Raises:
+        NonFiniteBound: naming `where` and the terms that are not finite.
+    """
+    if not torch.isfinite(iwae(terms)).all():
+        broken = [name for name, value in terms.tensors.items() if not torch.isfinite(value).all()]
+        raise NonFiniteBound.of_terms(where, broken)

@@ -15,17 +15,9 @@ from torch.nn import functional as F
 from vma.addressing import kl_categorical
 from vma.errors import InputError
 from vma.model import Encoded, VariationalMemoryAddressing
-from vma.networks import (
-    ConvConditioner,
-    ConvDecoder,
-    Levels,
-    Sizes,
-    UpConv,
-    log_bernoulli,
-    log_normal,
-    log_normal_at,
-    split_gaussian,
-)
+from vma.networks import Levels, Sizes, log_bernoulli, log_normal, log_normal_at, split_gaussian
+from vma.networks.conv import ConvConditioner, ConvDecoder
+from vma.networks.kernels import UpConv
 from vma.objectives import Terms
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vma.addressing import Draw, draw_independent
 from vma.errors import InputError
-from vma.model import Encoded, VariationalMemoryAddressing, distinct
+from vma.model import Encoded, VariationalMemoryAddressing
 from vma.networks import Sizes
+from vma.networks.kernels import distinct
 from vma.objectives import Terms
 
 CHUNK = 256  # entries that go through a network at a time without gradient

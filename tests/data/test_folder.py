@@ -199,7 +199,7 @@ def test_a_threshold_takes_pale_strokes(tmp_path: Path) -> None:
         Image.fromarray(pale).save(tmp_path / f"{c}" / "0.png")
     (tmp_path / "1" / "full.png").write_bytes((tmp_path / "1" / "0.png").read_bytes())
     _save(tmp_path / "1" / "full.png", np.ones((28, 28), bool))
-    with pytest.warns(UserWarning, match=r"of 5 images 4 are blank and 1 all ink; --dataset folder:PATH,threshold="):
+    with pytest.warns(UserWarning, match=r"of 5 images 4 are blank and 1 all ink; folder:PATH,threshold="):
         _load(tmp_path)
     made = load(f"folder:{tmp_path},threshold=0.2", image_size=28)
     assert torch.equal(made.test.images[0, 0], torch.from_numpy(_ink(0)).byte())

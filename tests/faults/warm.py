@@ -22,7 +22,7 @@ import torch
 import torch._dynamo  # which the first optimizer would import, for two seconds
 from forking import CALLS, intercept, refusal
 
-from benchmarks import measure, store, training, worker
+from benchmarks import measure, store, training, watch, worker
 from benchmarks.jobs import Job
 from benchmarks.spec import Cell, EvalSpec, TrainSpec
 from vma import checkpoint
@@ -101,8 +101,8 @@ def run(request: dict[str, Any], mark: Mark) -> int:
             os.kill(os.getpid(), request["signal"])
 
     training.SAVE_SECONDS = 0.05  # type: ignore[misc]
-    training.LOG_EVERY = 10  # type: ignore[misc]
-    training.VALIDATE_EVERY = 50  # type: ignore[misc]
+    watch.LOG_EVERY = 10  # type: ignore[misc]
+    watch.VALIDATE_EVERY = 50  # type: ignore[misc]
     checkpoint.save = mark.during("saving", checkpoint.save)
     measure.record = mark.during("recording", measure.record)
     return worker.attempt(job(out, request["seed"]), progress)

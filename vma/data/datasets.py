@@ -238,7 +238,7 @@ def _obtain(name: str, source: Source, folder: Path | None, progress: bool) -> D
     """What a source holds, from the first place that has the right bytes."""
     attempts = []
     if folder is None:
-        attempts.append("--data or VMA_DATA: not given")
+        attempts.append("data or VMA_DATA: not given")
     elif path := download.locate(source, folder):
         return source.decode(_read(source, path))
     else:
@@ -256,7 +256,7 @@ def _obtain(name: str, source: Source, folder: Path | None, progress: bool) -> D
     raw, failed = download.fetch(source, progress)
     if raw is None:
         raise DataUnavailable(
-            f"{name}: {source.name} is nowhere to be had; give --data DIR with {source.path}, or use --dataset strokes",
+            f"{name}: {source.name} is nowhere to be had; give a data folder with {source.path}, or take strokes",
             (*attempts, *failed),
         )
     return source.decode(raw)

@@ -79,7 +79,7 @@ def user_folder(data: Path | None) -> Path | None:
     folder = Path(os.path.expanduser(named))
     if not os.path.isdir(folder):
         raise InputError(
-            f"{printable(folder)}: not a folder; give --data (or VMA_DATA) a folder that holds the data files"
+            f"{printable(folder)}: not a folder; give data (or VMA_DATA) a folder that holds the data files"
         )
     return folder
 

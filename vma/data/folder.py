@@ -229,7 +229,7 @@ def _say_what_is_odd(path: Path, sets: dict[str, ImageSet], ink: Ink) -> None:
     blank, full = int((each == 0).sum()), int((each == 1).sum())
     if blank or full:
         warnings.warn(
-            f"{printable(path)}: of {len(each):,} images {blank:,} are blank and {full:,} all ink; --dataset "
+            f"{printable(path)}: of {len(each):,} images {blank:,} are blank and {full:,} all ink; "
             f"folder:PATH,threshold=... says how far from paper a pixel is ink (now {ink.threshold:g}): less takes "
             "paler strokes",
             stacklevel=3,
@@ -238,7 +238,7 @@ def _say_what_is_odd(path: Path, sets: dict[str, ImageSet], ink: Ink) -> None:
         now, other = ("light", "dark") if ink.light else ("dark", "light")
         warnings.warn(
             f"{printable(path)}: {mean:.0%} of the pixels are ink, which is what is {now}: where it is {other}, give "
-            f"--dataset folder:PATH,ink={other}",
+            f"folder:PATH,ink={other}",
             stacklevel=3,
         )
 
