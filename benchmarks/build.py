@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks import own_model
 from benchmarks.spec import TrainSpec, identity
 from vma import estimators, iwae, pretrained, vimco
 from vma.addressing import Draw
@@ -15,7 +16,7 @@ from vma.data import DataSet
 from vma.errors import InputError
 from vma.objectives import Terms
 from vma.optimisers import Muon
-from vma.protocol import Model
+from vma.protocol import Model, has_address
 
 WIDEST = 512  # shorter side of the largest matrix that Muon takes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -56,12 +57,15 @@ def build_model(spec: TrainSpec, data: DataSet | None, device: torch.device) -> 
 
     Raises:
         InputError: as `pixel_mean`; for tied networks and entries that are no images, or gradients for a sample of the
-            entries of a memory that is tied or learned.
+            entries of a memory that is tied or learned; for a model of the user's own as `own_model.make`.
     """
     mean = 0.5 if data is None else pixel_mean(data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        model: Any = pretrained.build(identity(spec), sizes(spec), mean)
+        if own_model.is_own(spec.model):
+            model: Any = own_model.make(spec.model, sizes(spec), mean)
+        else:
+            model = pretrained.build(identity(spec), sizes(spec), mean)
     plain = spec.path == "reference"
     return model.to(device, memory_format=torch.contiguous_format if plain else torch.channels_last)
 
@@ -81,12 +85,10 @@ def pixel_mean(data: DataSet) -> float:
 
 def build_objective(spec: TrainSpec, model: Any) -> Callable[[Terms], Tensor]:
     """The spec's estimator, VIMCO unless it names one, where there is an address to learn; else the plain bound."""
-    if spec.model != "vma":
-        return iwae
     if spec.estimator == "nvil":
         surrogate: Callable[[Terms], Tensor] = model.baseline.surrogate
         return surrogate
-    return SURROGATES[spec.estimator]
+    return SURROGATES[spec.estimator] if has_address(model) else iwae
 
 
 def build_draw(spec: TrainSpec) -> Draw | None:

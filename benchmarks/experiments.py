@@ -283,8 +283,8 @@ def fewshot_training(shots: int) -> TrainSpec:
 
 
 def fewshot_suite() -> TrainSpec:
-    """VMA by the suite's recipe, with 1 to 8 examples of each class drawn anew in each episode: one model for all columns,
-    where the paper trains one for each.
+    """VMA by the suite's recipe, with 1 to 8 examples of each class drawn anew in each episode: one model for all
+    columns, where the paper trains one for each.
     """
     train = replace(scaling_training(), episode=EpisodeSpec(shots=8, fewest_shots=1))
     return suite(train, FEWSHOT_SUITE_UPDATES)

@@ -13,14 +13,14 @@ from benchmarks import store, tasks
 from benchmarks.build import build_model
 from benchmarks.cli import EvaluationOptions
 from benchmarks.experiments import named
-from benchmarks.spec import Cell, TrainSpec, identity, train_spec
+from benchmarks.spec import MODELS, Cell, TrainSpec, identity, train_spec
 from benchmarks.tasks import Result
 from benchmarks.training import Trained, check_meta, run_folder, train
 from reports import targets
 from reports.targets import Key
 from vma import checkpoint
 from vma.data import DATASETS, DataSet
-from vma.errors import InputError
+from vma.errors import InputError, check_name
 from vma.pretrained import WEIGHTS
 
 
@@ -54,7 +54,9 @@ def spec_at(path: Path) -> TrainSpec:
         CheckpointError: if there is no such file, it is damaged, or it is of another program.
     """
     try:
-        return train_spec(_meta(path)["spec"])
+        spec = train_spec(_meta(path)["spec"])
+        check_name("model", spec.model, MODELS)  # a file that came from elsewhere may not say which code is run
+        return spec
     except (KeyError, TypeError, InputError) as error:
         raise checkpoint.CheckpointError(f"{path} does not say what was trained ({error}); give another file") from None
 
@@ -258,7 +260,7 @@ def evaluate_cells(
     done = found()
     rows = [row for part in done.values() for row in part]
     missing = {cell.eval for cell, part in done.items() if not part}
-    groups = tasks.unfinished(cells, missing)
+    groups = tasks.unfinished(trained.model, cells, missing)
     with tqdm(desc=f"evaluate {describe(trained.spec)}", unit="episode") as bar:
         for i, group in enumerate(groups):
 

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 import tyro
 
-from benchmarks import measure, memory_size, store
+from benchmarks import measure, memory_size, own_model, store
 from benchmarks.cli import (
     TrainingOptions,
     check_option,
@@ -58,6 +58,8 @@ class Options(TrainingOptions):
         tyro.conf.Positional,
         tyro.conf.arg(metavar="NAME ...", help=f"{'; '.join(map(_described, EXPERIMENTS))}. Or all."),
     ] = ()
+    model: str | None = None
+    """A model of your own in VMA's place, package.module:factory, in each cell that it fits: docs/extending.md."""
     smoke: bool = False
     """The same experiments on built-in characters with tiny networks, in a minute, in this process unless --jobs or
     --executor are given; their numbers say nothing.
@@ -102,6 +104,8 @@ def run(options: Options) -> None:
     options = replace(options, out=options.out.absolute(), threads=options.threads or 1)
     device = resolve_device(options)
     experiments = [smoke(EXPERIMENTS[name]()) if options.smoke else EXPERIMENTS[name]() for name in names]
+    if options.model is not None:
+        experiments = own_model.experiments(experiments, options.model)
     found = Data(options)
     declared = [asked for experiment in experiments for asked in resolved(experiment, options, found, device)]
     cells = fillable(chosen(declared, options.only), found)

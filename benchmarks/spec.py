@@ -23,6 +23,7 @@ from vma.model import Z_GRADIENTS
 
 BY_CLASS = ("per_class", "gmn", "sequence")  # protocols whose memories are made of classes
 MODELS = ("vma", "soft", "vae", "gmn")
+OWN_MODEL = re.compile(r"(?=.{3,100}$)([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)  # module, factory
 CONVOLUTIONAL, MLPS = ("paper", "narrow", "small", "tiny"), ("mlp", "tiny-mlp")
 NETWORKS = (*CONVOLUTIONAL, "gmn", *MLPS)
 SETS, ENUMERATED = ("set-score", "set-wake"), ("all-score", "all-wake")  # by how they draw addresses
@@ -81,6 +82,14 @@ def _check_stages(name: str, value: object) -> None:
         check_whole(f"an update of {name}", until, 0, MOST_UPDATES)
 
 
+def _check_model_name(name: str, value: object) -> None:
+    if type(value) is not str or not (value in MODELS or OWN_MODEL.fullmatch(value)):
+        raise InputError(
+            f"{name} is {reprlib.repr(value)}, must be one of {', '.join(MODELS)}, or package.module:factory for a "
+            "model of your own"
+        )
+
+
 def _check_start(name: str, value: object) -> None:
     if type(value) is not str or not re.fullmatch(r"[a-z0-9_-]+-[1-9][0-9]{0,8}", value):
         raise InputError(
@@ -97,7 +106,7 @@ class TrainSpec:
     a row says how many were made. Only a recipe whose learning rate decays names the update at which it ends.
     """
 
-    model: Annotated[str, partial(check_name, allowed=MODELS)] = "vma"
+    model: Annotated[str, _check_model_name] = "vma"  # or package.module:factory, see `benchmarks.own_model`
     # of soft attention
     read: Annotated[str, partial(check_name, allowed=("images", "features"), none="images")] | None = None
     recipe: str = "paper"
@@ -185,7 +194,7 @@ class TrainSpec:
         if self.model != "vma":
             for name in ("learned_entries", "memory_shape", "tied", "estimator", "z_gradient"):
                 if getattr(self, name) is not None:
-                    raise InputError(f"{name} is given for {self.model}, which has no address: leave it out")
+                    raise InputError(f"{name} is given for {self.model}: it is for vma, leave it out")
 
     def _check_estimator(self) -> None:
         if self.estimator in SETS:
@@ -366,7 +375,8 @@ class Cell:
         if task == "wallclock":
             return  # which times the updates of the training, and evaluates nothing
         model, learned = self.train.model, self.train.learned_entries is not None
-        if task in ADDRESS_TASKS and model != "vma":
+        # a model of the user's own is asked, see `benchmarks.own_model`
+        if task in ADDRESS_TASKS and model in MODELS and model != "vma":
             raise InputError(f"task is {task} for {model}, which has no address: it is for vma")
         if task == "learned" and not learned:
             raise InputError("task is learned for a model without learned_entries: give them, or another task")

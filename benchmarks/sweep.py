@@ -73,7 +73,8 @@ def run_job(line: str) -> tuple[int, list[str]]:
         host = socket.gethostname()
         return BAD_INPUT, [f"error: {host} does not see {out} of this sweep: machines of a cluster need to share --out"]
     threads = str(fields["cells"][0][1]["train"]["threads"])
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    # what this process can import it can too, a model of the user's own among it
+    path = os.pathsep.join((str(ROOT), *map(os.path.abspath, sys.path)))
     with open(log_path(out, name), "ab") as log:
         start = log.tell()
         process = subprocess.Popen(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from baselines.soft_attention import SoftEncoded
+from baselines.soft_attention import SoftAttentionVAE, SoftEncoded
 from benchmarks.build import (
     DTYPES,
     SURROGATES,
@@ -26,7 +26,7 @@ from benchmarks.build import (
     build_optimizer,
     uses_graph,
 )
-from benchmarks.spec import BY_CLASS, Cell, EvalSpec, TrainSpec, identity
+from benchmarks.spec import BY_CLASS, NEEDLESS, Cell, EvalSpec, TrainSpec, identity
 from benchmarks.training import Trained, episodes_of
 from vma.data import DataSet, ImageSet
 from vma.data.episodes import Episode, Episodes, EpisodeSpec, shifted_memory, subsample_memory
@@ -44,7 +44,7 @@ from vma.evaluation import (
 )
 from vma.model import Z_GRADIENTS
 from vma.objectives import Terms
-from vma.protocol import Model, has_address
+from vma.protocol import EmbeddingModel, Model, has_address
 from vma.statistics import clustered_stderr, interval
 from vma.training import WARM_UP, Update, fit
 
@@ -99,15 +99,16 @@ def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     return list(found.values())
 
 
-def unfinished(cells: Iterable[Cell], missing: Collection[EvalSpec]) -> list[list[Cell]]:
+def unfinished(model: Model, cells: Iterable[Cell], missing: Collection[EvalSpec]) -> list[list[Cell]]:
     """What to evaluate for the missing ones among the cells of one training, group by group.
 
-    By a model with an address a group is evaluated whole, also where some of its cells are recorded: they share their
-    draws, and a cell that was left when a run was killed gets the numbers that it would have got undisturbed.
+    By a model that embeds entries one by one a group is evaluated whole, also where some of its cells are recorded:
+    they share their draws, and a cell that was left when a run was killed gets the numbers that it would have got
+    undisturbed.
     """
     touched = [group for group in groups(cells) if any(cell.eval in missing for cell in group)]
     return [
-        group if group[0].train.model == "vma" else [cell for cell in group if cell.eval in missing]
+        group if isinstance(model, EmbeddingModel) else [cell for cell in group if cell.eval in missing]
         for group in touched
     ]
 
@@ -115,7 +116,7 @@ def unfinished(cells: Iterable[Cell], missing: Collection[EvalSpec]) -> list[lis
 def _shares(cell: Cell) -> bool:
     """Whether a cell's one target an episode can be evaluated with other memories beside it."""
     return (
-        cell.train.model in ("vma", "soft")
+        cell.train.model not in NEEDLESS
         and cell.train.learned_entries is None
         and cell.eval.task is None
         and cell.eval.episode.num_targets == 1
@@ -143,7 +144,10 @@ def _memories(
     trained: Trained, group: Sequence[Cell], data: DataSet, device: torch.device, progress: Progress
 ) -> list[Result]:
     started = time.monotonic()
-    scores = (_address_scores if trained.spec.model == "vma" else _soft_scores)(trained, group, data, device, progress)
+    if isinstance(trained.model, EmbeddingModel):
+        scores = _address_scores(trained, group, data, device, progress)
+    else:
+        scores = _each_alone(trained.model, group, data, device, progress)
     seconds = (time.monotonic() - started) / len(group)
     return [
         Result(cell, bound_metrics(s, cell.eval, data), bound_arrays(s), seconds)
@@ -168,20 +172,13 @@ def _address_scores(
     return [join([part[i] for part in parts]) for i in range(len(group))]
 
 
-def _soft_scores(
-    trained: Trained, group: Sequence[Cell], data: DataSet, device: torch.device, progress: Progress
+def _each_alone(
+    model: Model, group: Sequence[Cell], data: DataSet, device: torch.device, progress: Progress
 ) -> list[Scores]:
-    """Soft attention reads all of a memory for every sample, so cells share no more than the encoding of the images."""
-    model: Any = trained.model
-    first = group[0].eval
-    images = split(data, first).images.to(device)
-    with evaluating(model), _autocast(first, device):
-        encoded = SoftEncoded.join([model.encode_memory(part.float()) for part in images.split(ENCODED_AT_ONCE)])
-
-    def known(episode: Episode) -> SoftEncoded:
-        assert episode.memory_index is not None
-        return encoded.take(episode.memory_index)
-
+    """Soft attention reads all of a memory for every sample, so cells share no more than the encoding of the images;
+    of other models it is not known whether they could.
+    """
+    known = _encoded_once(model, group[0].eval, data, device) if isinstance(model, SoftAttentionVAE) else None
     scores = []
     for i, cell in enumerate(group):
 
@@ -190,6 +187,21 @@ def _soft_scores(
 
         scores.append(_scores(model, cell.eval, data, device, told, known))
     return scores
+
+
+def _encoded_once(
+    model: SoftAttentionVAE, evaluation: EvalSpec, data: DataSet, device: torch.device
+) -> Callable[[Episode], SoftEncoded]:
+    """What gives the encoded memory of an episode: the images that it is made of are encoded beforehand."""
+    images = split(data, evaluation).images.to(device)
+    with evaluating(model), _autocast(evaluation, device):
+        encoded = SoftEncoded.join([model.encode_memory(part.float()) for part in images.split(ENCODED_AT_ONCE)])
+
+    def known(episode: Episode) -> SoftEncoded:
+        assert episode.memory_index is not None
+        return encoded.take(episode.memory_index)
+
+    return known
 
 
 def _told(items: Sequence[Item], progress: Progress) -> Iterator[Item]:

@@ -163,7 +163,9 @@ def _evaluate(job: Job, trained: Trained, data: DataSet, device: torch.device, p
         measure.take_over(job.out, name, trained, cells, data, job.since or 0)
     left = missing(job, recorded(job.out, job.experiments, job.since), model, data, device)
     # what several experiments ask for is evaluated once
-    groups = tasks.unfinished({cell.eval: cell for _, cell in job.cells}.values(), {cell.eval for _, cell in left})
+    groups = tasks.unfinished(
+        trained.model, {cell.eval: cell for _, cell in job.cells}.values(), {cell.eval for _, cell in left}
+    )
     origin = store.provenance(device)
     for number, group in enumerate(groups, start=1):
         phase = f"evaluate {number}/{len(groups)}"

@@ -104,7 +104,7 @@ def render(results: Results, outcomes: Sequence[Outcome], drawings: Mapping[str,
         specs=_specs(results, outcomes),
         figures=[figure for figure in shown if figure["name"] != PICTURE],
         pictures=[figure for figure in shown if figure["name"] == PICTURE],
-        tables=[_table(results, name) for name in tables.TABLES],
+        tables=[_table(results, name) for name in tables.TABLES if name != tables.OWN or len(results.own)],
         gaps={name: missing_cells(results, name) for name in DECLARED},
         lookups=lookups(results),
     )
