@@ -22,10 +22,9 @@ WIDEST = 512  # shorter side of the largest matrix that Muon takes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-# The surrogate of each estimator of q(a|x)'s gradient; None is VIMCO with the arithmetic mean. NVIL's is a method of
-# the model's own baseline.
-SURROGATES: dict[str | None, Callable[[Terms], Tensor]] = {
-    None: vimco,
+# The surrogate of each estimator of q(a|x)'s gradient. NVIL's is a method of the model's own baseline.
+SURROGATES: dict[str, Callable[[Terms], Tensor]] = {
+    "vimco": vimco,
     "geometric": partial(vimco, baseline=estimators.geometric_leave_one_out),
     "ovis0": partial(estimators.ovis, gamma=0.0),
     "ovis1": partial(estimators.ovis, gamma=1.0),
@@ -38,7 +37,7 @@ SURROGATES: dict[str | None, Callable[[Terms], Tensor]] = {
     "gumbel": estimators.pathwise,
 }
 # how those draw addresses that take no independent draws
-DRAWS: dict[str | None, Draw] = {
+DRAWS: dict[str, Draw] = {
     "set-score": estimators.draw_set,
     "set-wake": estimators.draw_set,
     "all-score": estimators.draw_all,
@@ -128,9 +127,13 @@ def build_optimizer(spec: TrainSpec, model: Model) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p is not memory]}]
     if memory is not None:
         groups.append({"params": [memory], "weight_decay": 0.0})
-    betas = (0.9, spec.beta2 or 0.999)
     return torch.optim.Adam(
-        groups, lr=rate(spec.learning_rate), betas=betas, weight_decay=spec.weight_decay, fused=True, capturable=held
+        groups,
+        lr=rate(spec.learning_rate),
+        betas=(0.9, spec.beta2),
+        weight_decay=spec.weight_decay,
+        fused=True,
+        capturable=held,
     )
 
 

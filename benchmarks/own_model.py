@@ -47,7 +47,7 @@ def make(path: str, sizes: Any, pixel_mean: float) -> Model:
         ) from None
     factory = getattr(module, named[2], None)
     if not callable(factory):
-        raise InputError(f"model is {path}: {named[1]} has no function or class {named[2]}")
+        raise InputError(f"model is {path}: {named[1]} has no function or class {named[2]}; give one that it has")
     model = factory(sizes, pixel_mean=pixel_mean)
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {path}: it gives a {type(model).__name__}, must give a torch.nn.Module")

@@ -88,7 +88,7 @@ def test_an_estimator_of_ones_own_trains(monkeypatch: pytest.MonkeyPatch) -> Non
     fitted = vma.fit(model, episodes, found["reinforce"], optimizer, num_samples=4, updates=range(60))
     bounds = [vma.iwae(terms).mean().item() for _, terms in fitted]
     assert sum(bounds[-5:]) > sum(bounds[:5])
-    monkeypatch.setitem(build.SURROGATES, None, found["reinforce"])
+    monkeypatch.setitem(build.SURROGATES, "vimco", found["reinforce"])
     assert build.build_objective(TRAIN, model) is found["reinforce"]
 
 
