@@ -75,7 +75,7 @@ def run(options: Options) -> None:
 def report(options: Options, rows: list[dict[str, Any]], data: DataSet) -> None:
     """Print the table and write it in three forms."""
     num_samples = rows[0]["num_samples"]
-    frame = frames.table1(only(options.out, rows), options.protocol)
+    frame = frames.table1(only(options.out, rows), options.protocol, vae_alone=True)
     updates = ", ".join(
         f"{label(str(model))} {part.updates.iloc[0]:,}" for model, part in frame.groupby("model", sort=False)
     )

@@ -6,6 +6,7 @@ A frame has a line a cell. Columns: the keys that tell cells apart; each metric 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -31,7 +32,12 @@ WAYS = ["classes", "shots"]
 # Lines stand in the order of their values, but for these columns.
 ORDER = {
     "model": ["vma", "soft", "vae"],
-    "variant": [*dict.fromkeys((*declared("ablations", "variant"), *declared("choices", "variant"), SAMPLED))],
+    "variant": [  # "control" comes first
+        *dict.fromkeys((*declared("ablations", "variant"), *declared("choices", "variant"), SAMPLED)),
+        *dict.fromkeys(
+            name.partition("-")[2] for name in declared("tuning", "variant") if not name.endswith("control")
+        ),
+    ],
     "split": ["train", "test"],
     "recipe": [
         *("paper", "smoke", "grown", "smoke-grown", "annealed", "smoke-annealed", "fast", "smoke-fast"),
@@ -74,8 +80,8 @@ def _rank(column: "pd.Series[Any]") -> "pd.Series[Any]":
     order = ORDER.get(str(column.name))
     if order is None:
         return column
-    # a model of the user's own comes last
-    return column.map(lambda value: order.index(value) if value in order else np.nan if pd.isna(value) else len(order))
+    places = {value: place for place, value in enumerate(order)}
+    return column.map(lambda value: value if pd.isna(value) else places.get(value, len(order)))
 
 
 @once
@@ -171,15 +177,16 @@ def shots(results: Results) -> pd.DataFrame:
 
 
 @once
-def table1(results: Results, protocol: str, train_protocol: str = "per_class") -> pd.DataFrame:
+def table1(results: Results, protocol: str, train_protocol: str = "per_class", vae_alone: bool = False) -> pd.DataFrame:
     """Table 1 under a protocol, VMA having been trained under `train_protocol`: as `tables.table1`, and seeds, dirty.
     GMN is in `gmn.frame`.
 
-    minus_vma is soft attention's NLL minus VMA's on the same targets. Empty if there is only the plain VAE's line.
+    minus_vma is a model's NLL minus VMA's on the same targets. Empty if there is only the plain VAE's line, unless
+    `vae_alone`.
     """
     of = results.with_own.of("table1", metric="nll", protocol=(protocol, "none"), variant=None)
     of = of[(of.train_protocol == train_protocol) | ((of.model == "vae") & (train_protocol == "per_class"))]
-    of = of if (of.model != "vae").any() else of.iloc[:0]
+    of = of if vae_alone or (of.model != "vae").any() else of.iloc[:0]
     keys = ["model", "targets", *WAYS]
     about = ["dataset", "value", "stderr", "n", "updates", "seeds", "dirty", "seed_values"]
     frame = seed_means(of)[[*keys, *about]]
@@ -242,6 +249,14 @@ def choices(results: Results) -> pd.DataFrame:
     short = tuple(variant for variant in declared("choices", "variant") if variant != "k")
     of = rows(results, "choices", variant=short)
     return compared(results, of, ["variant", "num_samples"], variant="control")
+
+
+@once
+def tuning(results: Results) -> pd.DataFrame:
+    """Short runs, `compared` with the control of their model, and runs of full length by the suite's recipe."""
+    of = rows(replace(results, rows=pd.concat([results.rows, results.suite])), "tuning")
+    changed = [name.removeprefix(f"{model}-") for name, model in zip(of.variant, of.model, strict=True)]
+    return compared(results, of.assign(variant=changed), ["model", "variant", "num_samples"], variant="control")
 
 
 @once

@@ -3,7 +3,6 @@
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from reports import drawing, figures, inputs
-from reports.outcomes import assess
+from reports.outcomes import assess_recipe
 from reports.results import InputError, Results
 from reports.tables import markdown
 from reports.verdicts import VERDICTS
@@ -38,8 +37,8 @@ STANDS = (
 
 def stands(results: Results) -> str:
     """One row an experiment: the paper's number, ours by its recipe and by the suite's, the verdict, updates, seeds."""
-    ours = assess(results)
-    by_suite = assess(replace(results, rows=results.suite)) if len(results.suite) else []
+    ours, *suite = (assess_recipe(of) for of in results.recipes.values())
+    by_suite = suite[0] if suite else []
     lines = []
     for what, pattern in STANDS:
         those, suites = ([one for one in found if re.fullmatch(pattern, one.id)] for found in (ours, by_suite))

@@ -76,6 +76,13 @@ class Results:
         own = self.own[self.own.recipe != SUITE]
         return self if own.empty else replace(self, rows=pd.concat([self.rows, own], ignore_index=True))
 
+    @property
+    def recipes(self) -> dict[str, "Results"]:
+        """What there is by the paper's recipe and by the suite's, by a suffix for names: "" and "-suite"."""
+        own = self.own[self.own.recipe == SUITE].assign(recipe="paper")
+        suite = replace(self, rows=self.suite, suite=self.suite.iloc[:0], left_out=(), own=own)
+        return {"": self} | ({f"-{SUITE}": suite} if len(self.suite) else {})
+
     def of(self, experiment: str, **where: Any) -> pd.DataFrame:
         """The rows of an experiment that fit, see `select`."""
         return select(self.rows, experiment=experiment, **where)
@@ -141,13 +148,22 @@ def read_results(folder: Path, paper: Path = PAPER) -> Results:
     decay = rows.train_id.map({key: spec.get("weight_decay") for key, spec in specs.items()})
     rows = rows.assign(weight_decay=rows.weight_decay.fillna(decay.astype(float)))
     own = rows.recipe.isin((SUITE, f"smoke-{SUITE}"))
-    suite, _ = _that_count(rows[own].assign(recipe="smoke" if smoke.all() else "paper"))
+    suite, _ = _that_count(_in_place_of_each(rows[own], specs).assign(recipe="smoke" if smoke.all() else "paper"))
     rows, left_out = _that_count(rows[~own])
     known, beside = rows.model.isin(MODELS), suite.model.isin(MODELS)
     of_user = pd.concat([rows[~known], suite[~beside].assign(recipe=SUITE)], ignore_index=True)
     return Results(
         folder, rows[known], paper_numbers(paper), specs, bool(smoke.all()), left_out, suite[beside], of_user
     )
+
+
+def _in_place_of_each(rows: pd.DataFrame, specs: Mapping[str, Any]) -> pd.DataFrame:
+    """Few-shot rows of a model that saw several numbers of examples in training: it stands in the place of the models
+    that the paper trains, one for each number.
+    """
+    several = {key for key, spec in specs.items() if (spec.get("episode") or {}).get("fewest_shots")}
+    drawn = (rows.experiment == "fewshot") & rows.train_id.isin(several)
+    return rows.assign(train_shots=rows.train_shots.mask(drawn, rows.shots))
 
 
 def only(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Results:

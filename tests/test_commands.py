@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from benchmarks import compare_paths, experiments, memory_size, run, scaling, store, table1
 from benchmarks.cli import run_command
@@ -233,22 +232,6 @@ def test_the_papers_table_is_whole() -> None:
     table = paper[paper["where"] == "Table 1"]
     assert len(table[table.model == "vma"]) == len(experiments.TABLE1_CLASSES) * len(experiments.TABLE1_SHOTS)
     assert tables.quoted_gmn(paper).loc[1, 19] == 45.8
-
-
-def test_cells_that_cannot_share_their_targets_are_refused_before_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """210 classes, every second with 12 drawings in the place of 20: too few for 19 examples, enough for one."""
-    random = np.random.default_rng(0)
-    for c in range(210):
-        (tmp_path / f"set/c{c:03}").mkdir(parents=True)
-        for i in range(20 if c % 2 else 12):
-            pixels = (random.random((8, 8)) < 0.5).astype(np.uint8) * 255
-            Image.fromarray(pixels).save(tmp_path / f"set/c{c:03}/{i:02}.png")
-    arguments = ["--dataset", f"folder:{tmp_path / 'set'}", "--out", str(tmp_path / "out"), *TINY]
-    assert call(table1, *arguments) == 2
-    assert "share their targets" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_paths_compares_both_on_the_same_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,7 +95,7 @@ def test_runs_are_described_by_what_tells_them_apart() -> None:
     plan = planned("all", "--smoke")
     of = {job.name: run.what(job) for job in plan}
     assert of.pop("wallclock") == "times"
-    assert all(words.startswith("strokes, tiny") for words in of.values())
+    assert all(words.startswith(("strokes, tiny", "strokes, gmn")) for words in of.values())
     assert "strokes, tiny-mlp, smoke-grown, 4 recall" in of.values()
     assert "strokes, tiny, smoke-ablation, cosine, 2 x 2" in of.values()
     assert "strokes, tiny, smoke, features, 2 x 2" in of.values()
@@ -134,7 +134,7 @@ def test_what_several_experiments_train_is_trained_once() -> None:
     (shared,) = [job for job in plan if "samples" in job.experiments]
     assert {"fewshot", "samples", "lookup", "scaling", "shots", "classification"} <= set(shared.experiments)
     (timed,) = [job for job in plan if job.timed]
-    assert timed.experiments == ["wallclock"]
+    assert timed.experiments == ["estimators", "wallclock"]
     declared = sum(len(smoke(EXPERIMENTS[name]()).cells) for name in EXPERIMENTS)
     assert sum(len(job.cells) for job in plan) == declared
     assert {job.updates for job in plan if job.train.decay_from is None and not job.timed} == {SMOKE_UPDATES}
