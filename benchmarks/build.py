@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks import own_model
 from benchmarks.spec import TrainSpec, identity
 from vma import estimators, iwae, pretrained, vimco
 from vma.addressing import Draw
@@ -15,16 +16,15 @@ from vma.data import DataSet
 from vma.errors import InputError
 from vma.objectives import Terms
 from vma.optimisers import Muon
-from vma.protocol import Model
+from vma.protocol import Model, has_address
 
 WIDEST = 512  # shorter side of the largest matrix that Muon takes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-# The surrogate of each estimator of q(a|x)'s gradient; None is VIMCO with the arithmetic mean. NVIL's is a method of
-# the model's own baseline.
-SURROGATES: dict[str | None, Callable[[Terms], Tensor]] = {
-    None: vimco,
+# The surrogate of each estimator of q(a|x)'s gradient. NVIL's is a method of the model's own baseline.
+SURROGATES: dict[str, Callable[[Terms], Tensor]] = {
+    "vimco": vimco,
     "geometric": partial(vimco, baseline=estimators.geometric_leave_one_out),
     "ovis0": partial(estimators.ovis, gamma=0.0),
     "ovis1": partial(estimators.ovis, gamma=1.0),
@@ -37,7 +37,7 @@ SURROGATES: dict[str | None, Callable[[Terms], Tensor]] = {
     "gumbel": estimators.pathwise,
 }
 # how those draw addresses that take no independent draws
-DRAWS: dict[str | None, Draw] = {
+DRAWS: dict[str, Draw] = {
     "set-score": estimators.draw_set,
     "set-wake": estimators.draw_set,
     "all-score": estimators.draw_all,
@@ -56,12 +56,15 @@ def build_model(spec: TrainSpec, data: DataSet | None, device: torch.device) -> 
 
     Raises:
         InputError: as `pixel_mean`; for tied networks and entries that are no images, or gradients for a sample of the
-            entries of a memory that is tied or learned.
+            entries of a memory that is tied or learned; for a model of the user's own as `own_model.make`.
     """
     mean = 0.5 if data is None else pixel_mean(data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        model: Any = pretrained.build(identity(spec), sizes(spec), mean)
+        if own_model.is_own(spec.model):
+            model: Any = own_model.make(spec.model, sizes(spec), mean)
+        else:
+            model = pretrained.build(identity(spec), sizes(spec), mean)
     plain = spec.path == "reference"
     return model.to(device, memory_format=torch.contiguous_format if plain else torch.channels_last)
 
@@ -81,12 +84,10 @@ def pixel_mean(data: DataSet) -> float:
 
 def build_objective(spec: TrainSpec, model: Any) -> Callable[[Terms], Tensor]:
     """The spec's estimator, VIMCO unless it names one, where there is an address to learn; else the plain bound."""
-    if spec.model != "vma":
-        return iwae
     if spec.estimator == "nvil":
         surrogate: Callable[[Terms], Tensor] = model.baseline.surrogate
         return surrogate
-    return SURROGATES[spec.estimator]
+    return SURROGATES[spec.estimator] if has_address(model) else iwae
 
 
 def build_draw(spec: TrainSpec) -> Draw | None:
@@ -126,9 +127,13 @@ def build_optimizer(spec: TrainSpec, model: Model) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p is not memory]}]
     if memory is not None:
         groups.append({"params": [memory], "weight_decay": 0.0})
-    betas = (0.9, spec.beta2 or 0.999)
     return torch.optim.Adam(
-        groups, lr=rate(spec.learning_rate), betas=betas, weight_decay=spec.weight_decay, fused=True, capturable=held
+        groups,
+        lr=rate(spec.learning_rate),
+        betas=(0.9, spec.beta2),
+        weight_decay=spec.weight_decay,
+        fused=True,
+        capturable=held,
     )
 
 

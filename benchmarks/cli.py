@@ -5,12 +5,13 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -236,6 +237,12 @@ def check_writable(folder: Path) -> None:
     """
     with tempfile.TemporaryFile(dir=command.nearest(folder)):
         pass
+
+
+def asked(options: CommonOptions) -> dict[str, Any]:
+    """What `execute.here` is told of the options."""
+    since = int(time.time()) if options.again or options.from_scratch else None
+    return {"updates": options.updates, "restart": options.from_scratch, "since": since}
 
 
 def training_minutes(options: CommonOptions, fallback: bool) -> float:

@@ -57,7 +57,7 @@ def _rows(cells: Iterable[Cell]) -> list[dict[str, Any]]:
 
 def _rule(cell: Cell) -> str | None:
     if cell.eval.task == "gradient-noise":  # a row for each estimator, that of training among them
-        return cell.train.estimator or "vimco"
+        return cell.train.estimator
     return RULES.get(cell.eval.task)
 
 

@@ -312,7 +312,7 @@ def soft_training(classes: int, read: str) -> TrainSpec:
         read=read,
         num_samples=1,
         episode=episode,
-        episodes_per_update=episodes if episodes > 1 else None,
+        episodes_per_update=episodes,
     )
 
 
@@ -466,7 +466,7 @@ def tuning() -> Experiment:
     cells = []
     for name, paper in table1_training().items():
         control = replace(suite(paper, TUNING_UPDATES), recipe="tuning")
-        adam = replace(control, optimizer=None, adam_rate=None)
+        adam = replace(control, optimizer="adam", adam_rate=None)
         turned = replace(control.episode, turned=8)
         variants = {
             "control": control,

@@ -25,8 +25,8 @@ from benchmarks.cli import (
     warning,
 )
 from benchmarks.experiments import scaling_training
-from benchmarks.measure import shipped
 from benchmarks.spec import MOST_SAMPLES, MOST_SEED, TrainSpec
+from benchmarks.weights import shipped
 from reports import tables
 from vma import iwae
 from vma.addressing import draw_addresses

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import measure, store
+from benchmarks import record, store, weights
 from benchmarks.spec import Cell, TrainSpec, eval_spec, identity, train_spec
 from benchmarks.training import run_folder, state_before
 from vma.data import DataSet
@@ -80,9 +79,22 @@ def grouped(cells: Iterable[Asked]) -> dict[str, list[Asked]]:
     """The cells by the name of their job: one for each training, and one for all that measure time."""
     found: dict[str, list[Asked]] = {}
     for name, cell in dict.fromkeys(cells):
-        timed = cell.eval.task == TIMED
-        found.setdefault(TIMED if timed else f"{cell.train.model}-{cell.train.run_id}", []).append((name, cell))
+        found.setdefault(job_name(cell), []).append((name, cell))
     return found
+
+
+def job_name(cell: Cell) -> str:
+    """The name of the job that a cell belongs to."""
+    return TIMED if cell.eval.task == TIMED else f"{cell.train.model}-{cell.train.run_id}"
+
+
+def takes_shipped(job: Job, updates: int | None, data: DataSet, device: torch.device) -> bool:
+    """Whether a job evaluates the shipped weights: where there are any, and nothing else is asked for.
+
+    Raises:
+        CheckpointError: if they are damaged.
+    """
+    return updates is None and not job.restart and weights.shipped(job.train, data, device) is not None
 
 
 def restarts(job: Job, device: torch.device) -> bool:
@@ -98,7 +110,7 @@ def expected(job: Job, data: DataSet, device: torch.device) -> tuple[str, int] |
         CheckpointError: if shipped weights are damaged.
     """
     if job.updates is None and job.seconds is None:
-        found = measure.shipped(job.train, data, device)
+        found = weights.shipped(job.train, data, device)
         return None if found is None else (found.train_id, found.updates)
     if restarts(job, device):
         train_id, done, spent = job.train.train_id, 0, 0.0
@@ -122,7 +134,7 @@ def recorded(out: Path, experiments: Iterable[str], since: int | None) -> dict[s
         return row["train_id"], row["updates"], row["eval_id"], row["data_sha256"], device
 
     def counts(row: Mapping[str, Any]) -> bool:
-        return since is None or datetime.fromisoformat(row["created"]).timestamp() >= since
+        return since is None or record.made(row) >= since
 
     return {name: {key(row) for row in store.read_rows(out / f"{name}.jsonl") if counts(row)} for name in experiments}
 

@@ -4,6 +4,7 @@ or how well it tells the classes apart.
 
 import itertools
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from benchmarks import store
 from benchmarks.cli import (
     EvaluationOptions,
     check_option,
@@ -23,10 +23,11 @@ from benchmarks.cli import (
     run_command,
     warning,
 )
+from benchmarks.execute import here
 from benchmarks.fill import possible
-from benchmarks.measure import describe, evaluate_cells, spec_at, trained_at
 from benchmarks.spec import MOST_SAMPLES, Cell, EvalSpec
 from benchmarks.tasks import RULES
+from benchmarks.weights import describe, spec_at, trained_at
 from reports import tables
 from vma.data.episodes import MOST, EpisodeSpec
 from vma.errors import InputError
@@ -107,7 +108,8 @@ def run(options: Options) -> None:
         cells += [Cell(spec, replace(evaluation, task=task)) for task in (RULES if options.classify else (None,))]
     cells = possible(cells, data, train=False)
     check_writable(options.out)
-    rows = evaluate_cells("memory-size", options, trained, cells, data, device, store.provenance(device))
+    since = int(time.time()) if options.again else None
+    _, rows = here("memory-size", cells, data, device, options.out, trained=trained, since=since)
     what = "Accuracy of few-shot classification, %," if options.classify else "Test NLL in nats (lower is better)"
     title = (
         f"{'. '.join(['Memory size', *warning(data)])}. {what} of {describe(spec)} after {trained.updates:,} updates, "

@@ -3,9 +3,9 @@
 import sys
 from dataclasses import dataclass
 
-from benchmarks import store
 from benchmarks.cli import (
     CommonOptions,
+    asked,
     check_option,
     check_writable,
     open_data,
@@ -15,9 +15,9 @@ from benchmarks.cli import (
     training_minutes,
     warning,
 )
+from benchmarks.execute import here
 from benchmarks.experiments import FIGURE_SAMPLES, SCALING_CLASSES, memory_cell, scaling_training
 from benchmarks.fill import possible
-from benchmarks.measure import evaluate_cells, obtain, offer_weights
 from benchmarks.spec import MOST_SAMPLES
 from reports import tables
 from vma.data.episodes import MOST
@@ -58,9 +58,7 @@ def run(options: Options) -> None:
     cells = possible(cells, data)
     check_writable(options.out)
     seconds = training_minutes(options, fallback) * 60
-    trained = obtain(spec, data, device, updates=options.updates, seconds=seconds, from_scratch=options.from_scratch)
-    rows = evaluate_cells("scaling", options, trained, cells, data, device, store.provenance(device))
-    offer_weights(trained, data, options.out)
+    _, rows = here("scaling", cells, data, device, options.out, seconds=seconds, **asked(options))
     title = (
         f"{'. '.join(['Figure 5A', *warning(data)])}. Test NLL in nats (lower is better) against classes in memory, "
         f"{data.name}; "

@@ -7,7 +7,7 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from itertools import pairwise
 from types import NoneType
@@ -23,6 +23,7 @@ from vma.model import Z_GRADIENTS
 
 BY_CLASS = ("per_class", "gmn", "sequence")  # protocols whose memories are made of classes
 MODELS = ("vma", "soft", "vae", "gmn")
+OWN_MODEL = re.compile(r"(?=.{3,100}$)([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)  # module, factory
 CONVOLUTIONAL, MLPS = ("paper", "narrow", "small", "tiny"), ("mlp", "tiny-mlp")
 NETWORKS = (*CONVOLUTIONAL, "gmn", *MLPS)
 SETS, ENUMERATED = ("set-score", "set-wake"), ("all-score", "all-wake")  # by how they draw addresses
@@ -46,6 +47,12 @@ MOST_HOPS = 100
 MOST_NUMBERS = 2**26  # in a learned memory
 
 SETTINGS = ("dtype", "threads")  # of a machine: what they change is rounding
+# Fields of all specs that are part of an id whatever their value, as those of the first runs were.
+HASHED = (
+    *("model", "recipe", "dataset", "image_size", "network", "num_samples", "similarity", "prior", "learning_rate"),
+    *("weight_decay", "warmup", "protocol", "classes", "targets_per_class", "shots", "targets", "split", "seed"),
+    *SETTINGS,
+)
 
 # A field's type, and what checks its value by the field's name.
 Entries = Annotated[int, partial(check_whole, least=1, most=MOST)]
@@ -81,6 +88,14 @@ def _check_stages(name: str, value: object) -> None:
         check_whole(f"an update of {name}", until, 0, MOST_UPDATES)
 
 
+def _check_model_name(name: str, value: object) -> None:
+    if type(value) is not str or not (value in MODELS or OWN_MODEL.fullmatch(value)):
+        raise InputError(
+            f"{name} is {reprlib.repr(value)}, must be one of {', '.join(MODELS)}, or package.module:factory for a "
+            "model of your own"
+        )
+
+
 def _check_start(name: str, value: object) -> None:
     if type(value) is not str or not re.fullmatch(r"[a-z0-9_-]+-[1-9][0-9]{0,8}", value):
         raise InputError(
@@ -97,7 +112,7 @@ class TrainSpec:
     a row says how many were made. Only a recipe whose learning rate decays names the update at which it ends.
     """
 
-    model: Annotated[str, partial(check_name, allowed=MODELS)] = "vma"
+    model: Annotated[str, _check_model_name] = "vma"  # or package.module:factory, see `benchmarks.own_model`
     # of soft attention
     read: Annotated[str, partial(check_name, allowed=("images", "features"), none="images")] | None = None
     recipe: str = "paper"
@@ -108,7 +123,7 @@ class TrainSpec:
     num_samples: Annotated[int, partial(check_whole, least=1, most=MOST_AT_ONCE)] = 4
     similarity: Annotated[str, partial(check_name, allowed=tuple(SIMILARITIES))] = "paper"
     prior: Annotated[str, partial(check_name, allowed=("learned", "flat"))] = "learned"
-    optimizer: Annotated[str, partial(check_name, allowed=("muon",), none="Adam")] | None = None
+    optimizer: Annotated[str, partial(check_name, allowed=("adam", "muon"))] = "adam"
     learning_rate: Positive = 3e-4
     adam_rate: Positive | None = None  # of the parameters that Muon leaves to Adam
     # L2 in the loss: adds weight_decay * w to the gradient before Adam scales it; Muon's is decoupled
@@ -117,27 +132,27 @@ class TrainSpec:
     decay_updates: Updates | None = None  # at which the rate has come down to zero along a cosine
     decay_from: Updates | None = None  # until which it is constant before; None is from the first update on
     rate_steps: Annotated[tuple[tuple[int, float], ...], _check_rates] | None = None  # (from update on, rate)
-    beta2: Annotated[float, partial(check_number, most=0.9999999)] | None = None  # of Adam; None is 0.999
+    beta2: Annotated[float, partial(check_number, most=0.9999999)] = 0.999  # of Adam
     kl_warmup: Updates | None = None  # over which the weight of KL_z in the objective rises from 0 to 1
     clip: Positive | None = None
     learned_entries: Entries | None = None  # of a memory that is learned; the model then sees none in its episodes
     memory_shape: Annotated[tuple[int, ...], _check_sizes] | None = None  # of a learned entry; None is an image
     # (memory size, until update), then the episode's
     growth: Annotated[tuple[tuple[int, int], ...], _check_stages] | None = None
-    episodes_per_update: Entries | None = None  # an update's minibatch holds the targets of that many; None is 1
-    tied: bool | None = None  # whether the embedding networks of q(a|x) share the other networks' pyramids
+    episodes_per_update: Entries = 1  # an update's minibatch holds the targets of that many
+    tied: bool = False  # whether the embedding networks of q(a|x) share the other networks' pyramids
     # of the gradient of q(a|x), see `benchmarks.build`
-    estimator: Annotated[str, partial(check_name, allowed=ESTIMATORS, none="VIMCO's arithmetic mean")] | None = None
+    estimator: Annotated[str, partial(check_name, allowed=("vimco", *ESTIMATORS))] = "vimco"
     # of the gradient of q(z|m, x), see `vma.VariationalMemoryAddressing`
-    z_gradient: Annotated[str, partial(check_name, allowed=Z_GRADIENTS[1:], none=Z_GRADIENTS[0])] | None = None
+    z_gradient: Annotated[str, partial(check_name, allowed=Z_GRADIENTS)] = Z_GRADIENTS[0]
     path: Annotated[str, partial(check_name, allowed=("reference",), none="the fast one")] | None = None
     # embed all entries without gradient, those drawn and so many sampled ones with it; None is all with gradient
     gradient_entries: Entries | None = None
     # of gmn; None is what the model has by itself
     hops: Annotated[int, partial(check_whole, least=0, most=MOST_HOPS)] | None = None
     prior_hops: Annotated[int, partial(check_whole, least=0, most=MOST_HOPS)] | None = None
-    strength: Annotated[str, partial(check_name, allowed=("clipped",), none="softplus")] | None = None
-    skips: bool | None = None
+    strength: Annotated[str, partial(check_name, allowed=("softplus", "clipped"))] = "softplus"
+    skips: bool = False
     # shipped weights that it begins from, with a new optimizer: their name and their updates
     start: Annotated[str, _check_start] | None = None
     seed: Seed = 0
@@ -158,15 +173,16 @@ class TrainSpec:
         self._check_estimator()
         if self.rate_steps and self.decay_updates is not None:
             raise InputError("rate_steps are given with decay_updates: the rate comes down by one of them")
-        targets = self.episode.num_targets * (self.episodes_per_update or 1)
+        targets = self.episode.num_targets * self.episodes_per_update
         check_whole("num_samples x targets of an update", self.num_samples * targets, 1, MOST)
         if self.estimator in ENUMERATED:
             check_whole("entries x targets of an update", self._most_entries * targets, 1, MOST)
 
     def _check_model(self) -> None:
         if self.model == "vma" and self.num_samples < 2 and self.estimator not in WITH_ONE_SAMPLE:
-            needs = "VIMCO" if self.estimator is None else self.estimator
-            raise InputError(f"num_samples is {self.num_samples}, must be 2 or more for vma: {needs} needs two")
+            raise InputError(
+                f"num_samples is {self.num_samples}, must be 2 or more for vma: {self.estimator} needs two"
+            )
         if self.model != "soft" and self.read is not None:
             raise InputError(f"read is given for {self.model}, which has no attention: leave it out")
         if self.path is not None and self.dtype != "float32":
@@ -180,18 +196,23 @@ class TrainSpec:
                 f"gradient_entries is given for model {self.model}, read {self.read}, path {self.path}: it is for vma "
                 "and for soft with read features, without path"
             )
-        if (self.optimizer is None) != (self.adam_rate is None):
+        if (self.optimizer == "adam") != (self.adam_rate is None):
             raise InputError("adam_rate is given without optimizer muon, or muon without it: they go together")
         if self.model != "vma":
-            for name in ("learned_entries", "memory_shape", "tied", "estimator", "z_gradient"):
-                if getattr(self, name) is not None:
-                    raise InputError(f"{name} is given for {self.model}, which has no address: leave it out")
+            self._refuse("vma", "learned_entries", "memory_shape", "tied", "estimator", "z_gradient")
+
+    def _refuse(self, model: str, *names: str) -> None:
+        """Refuse other values than the defaults for what another model alone has."""
+        for name in names:
+            if getattr(self, name) != getattr(TrainSpec, name):
+                raise InputError(f"{name} is given for {self.model}: it is for {model}, leave it out")
 
     def _check_estimator(self) -> None:
         if self.estimator in SETS:
             check_whole("num_samples of a set of entries", self.num_samples, 2, min(self._fewest_entries, MOST_IN_SET))
-        for name, value in (("path", self.path), ("z_gradient", self.z_gradient)):
-            if self.estimator == "gumbel" and value is not None:
+        for name in ("path", "z_gradient"):
+            value = getattr(self, name)
+            if self.estimator == "gumbel" and value != getattr(TrainSpec, name):
                 raise InputError(
                     f"{name} is {value} with estimator gumbel, which has a forward of its own: leave it out"
                 )
@@ -201,7 +222,7 @@ class TrainSpec:
             )
         if self.estimator in ENUMERATED and self.episode.fewest_shots is not None:
             raise InputError(f"fewest_shots is given with estimator {self.estimator}, whose samples are the entries")
-        if self.z_gradient is not None and self.path is not None:
+        if self.z_gradient != TrainSpec.z_gradient and self.path is not None:
             raise InputError(f"z_gradient is {self.z_gradient}: the reference path has iwae alone")
         if self.z_gradient == "single" and self.estimator in (*SETS, *ENUMERATED):
             raise InputError(f"z_gradient is single with estimator {self.estimator}: it needs independent draws")
@@ -218,9 +239,7 @@ class TrainSpec:
 
     def _check_gmn(self) -> None:
         if self.model != "gmn":
-            for name in ("hops", "prior_hops", "strength", "skips"):
-                if getattr(self, name) is not None:
-                    raise InputError(f"{name} is given for {self.model}: it is for gmn, leave it out")
+            self._refuse("gmn", "hops", "prior_hops", "strength", "skips")
         if self.network == "gmn":
             if self.model not in ("gmn", "vae") or self.skips:
                 raise InputError("network gmn has no skip connections: it is for gmn without skips, and for vae")
@@ -293,10 +312,15 @@ def _check_growth(growth: tuple[tuple[int, int], ...], episode: EpisodeSpec) -> 
 
 
 def identity(spec: Any) -> dict[str, Any]:
-    """The fields of a spec that are not None, nested ones too: a field that is added with the default None changes no
-    hash.
+    """The fields of a spec that have another value than their default, and those of `HASHED`; of nested specs too. A
+    field that is added later changes no hash as long as it has its default.
     """
-    return asdict(spec, dict_factory=lambda items: {k: v for k, v in items if v is not None})
+    found = {}
+    for one in fields(spec):
+        value = getattr(spec, one.name)
+        if value != one.default or (one.name in HASHED and value is not None):
+            found[one.name] = identity(value) if is_dataclass(value) else value
+    return found
 
 
 @dataclass(frozen=True)
@@ -366,7 +390,8 @@ class Cell:
         if task == "wallclock":
             return  # which times the updates of the training, and evaluates nothing
         model, learned = self.train.model, self.train.learned_entries is not None
-        if task in ADDRESS_TASKS and model != "vma":
+        # a model of the user's own is asked, see `benchmarks.own_model`
+        if task in ADDRESS_TASKS and model in MODELS and model != "vma":
             raise InputError(f"task is {task} for {model}, which has no address: it is for vma")
         if task == "learned" and not learned:
             raise InputError("task is learned for a model without learned_entries: give them, or another task")

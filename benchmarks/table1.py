@@ -7,6 +7,7 @@ from typing import Any, Literal
 from benchmarks import store
 from benchmarks.cli import (
     CommonOptions,
+    asked,
     check_option,
     check_writable,
     open_data,
@@ -16,9 +17,9 @@ from benchmarks.cli import (
     training_minutes,
     warning,
 )
+from benchmarks.execute import here
 from benchmarks.experiments import table1_cells, table1_training
 from benchmarks.fill import possible
-from benchmarks.measure import evaluate_cells, obtain, offer_weights
 from benchmarks.spec import MOST_SAMPLES
 from reports import frames, tables
 from reports.models import label
@@ -64,22 +65,17 @@ def run(options: Options) -> None:
     cells = {name: table1_cells(spec, options.protocol, targets) for name, spec in specs.items()}
     cells = {name: possible(part, data) for name, part in cells.items()}
     check_writable(options.out)
-    origin = store.provenance(device)
     rows: list[dict[str, Any]] = []
-    for name, spec in specs.items():
-        seconds = minutes * 60 * SHARES[name] / sum(SHARES[model] for model in specs)
-        trained = obtain(
-            spec, data, device, updates=options.updates, seconds=seconds, from_scratch=options.from_scratch
-        )
-        rows += evaluate_cells("table1", options, trained, cells[name], data, device, origin)
-        offer_weights(trained, data, options.out)
+    for name, part in cells.items():
+        seconds = minutes * 60 * SHARES[name] / sum(SHARES[model] for model in cells)
+        rows += here("table1", part, data, device, options.out, seconds=seconds, **asked(options))[1]
     report(options, rows, data)
 
 
 def report(options: Options, rows: list[dict[str, Any]], data: DataSet) -> None:
     """Print the table and write it in three forms."""
     num_samples = rows[0]["num_samples"]
-    frame = frames.table1(only(options.out, rows), options.protocol)
+    frame = frames.table1(only(options.out, rows), options.protocol, vae_alone=True)
     updates = ", ".join(
         f"{label(str(model))} {part.updates.iloc[0]:,}" for model, part in frame.groupby("model", sort=False)
     )

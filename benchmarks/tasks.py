@@ -2,21 +2,15 @@
 of.
 """
 
-import contextlib
-import ctypes
-import gc
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 
-from baselines.soft_attention import SoftEncoded
+from baselines.soft_attention import SoftAttentionVAE, SoftEncoded
 from benchmarks.build import (
     DTYPES,
     SURROGATES,
@@ -24,10 +18,9 @@ from benchmarks.build import (
     build_model,
     build_objective,
     build_optimizer,
-    uses_graph,
 )
-from benchmarks.spec import BY_CLASS, Cell, EvalSpec, TrainSpec, identity
-from benchmarks.training import Trained, episodes_of
+from benchmarks.spec import BY_CLASS, NEEDLESS, Cell, EvalSpec, TrainSpec
+from benchmarks.training import Trained
 from vma.data import DataSet, ImageSet
 from vma.data.episodes import Episode, Episodes, EpisodeSpec, shifted_memory, subsample_memory
 from vma.errors import InputError
@@ -44,10 +37,9 @@ from vma.evaluation import (
 )
 from vma.graph import WARM_UP
 from vma.model import Z_GRADIENTS
-from vma.objectives import Terms
-from vma.protocol import Model, has_address
+from vma.protocol import EmbeddingModel, Model, has_address
 from vma.statistics import clustered_stderr, interval
-from vma.training import Update, fit
+from vma.training import Update
 
 SAMPLES_EACH = 4  # samples beside a reconstruction, in the lookups
 LEARNED_ROWS, LEARNED_COLUMNS = 12, 12  # entries that are shown, and samples of each
@@ -100,15 +92,16 @@ def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     return list(found.values())
 
 
-def unfinished(cells: Iterable[Cell], missing: Collection[EvalSpec]) -> list[list[Cell]]:
+def unfinished(model: Model, cells: Iterable[Cell], missing: Collection[EvalSpec]) -> list[list[Cell]]:
     """What to evaluate for the missing ones among the cells of one training, group by group.
 
-    By a model with an address a group is evaluated whole, also where some of its cells are recorded: they share their
-    draws, and a cell that was left when a run was killed gets the numbers that it would have got undisturbed.
+    By a model that embeds entries one by one a group is evaluated whole, also where some of its cells are recorded:
+    they share their draws, and a cell that was left when a run was killed gets the numbers that it would have got
+    undisturbed.
     """
     touched = [group for group in groups(cells) if any(cell.eval in missing for cell in group)]
     return [
-        group if group[0].train.model == "vma" else [cell for cell in group if cell.eval in missing]
+        group if isinstance(model, EmbeddingModel) else [cell for cell in group if cell.eval in missing]
         for group in touched
     ]
 
@@ -116,7 +109,7 @@ def unfinished(cells: Iterable[Cell], missing: Collection[EvalSpec]) -> list[lis
 def _shares(cell: Cell) -> bool:
     """Whether a cell's one target an episode can be evaluated with other memories beside it."""
     return (
-        cell.train.model in ("vma", "soft")
+        cell.train.model not in NEEDLESS
         and cell.train.learned_entries is None
         and cell.eval.task is None
         and cell.eval.episode.num_targets == 1
@@ -144,7 +137,10 @@ def _memories(
     trained: Trained, group: Sequence[Cell], data: DataSet, device: torch.device, progress: Progress
 ) -> list[Result]:
     started = time.monotonic()
-    scores = (_address_scores if trained.spec.model == "vma" else _soft_scores)(trained, group, data, device, progress)
+    if isinstance(trained.model, EmbeddingModel):
+        scores = _address_scores(trained, group, data, device, progress)
+    else:
+        scores = _each_alone(trained.model, group, data, device, progress)
     seconds = (time.monotonic() - started) / len(group)
     return [
         Result(cell, bound_metrics(s, cell.eval, data), bound_arrays(s), seconds)
@@ -169,20 +165,13 @@ def _address_scores(
     return [join([part[i] for part in parts]) for i in range(len(group))]
 
 
-def _soft_scores(
-    trained: Trained, group: Sequence[Cell], data: DataSet, device: torch.device, progress: Progress
+def _each_alone(
+    model: Model, group: Sequence[Cell], data: DataSet, device: torch.device, progress: Progress
 ) -> list[Scores]:
-    """Soft attention reads all of a memory for every sample, so cells share no more than the encoding of the images."""
-    model: Any = trained.model
-    first = group[0].eval
-    images = split(data, first).images.to(device)
-    with evaluating(model), _autocast(first, device):
-        encoded = SoftEncoded.join([model.encode_memory(part.float()) for part in images.split(ENCODED_AT_ONCE)])
-
-    def known(episode: Episode) -> SoftEncoded:
-        assert episode.memory_index is not None
-        return encoded.take(episode.memory_index)
-
+    """Soft attention reads all of a memory for every sample, so cells share no more than the encoding of the images;
+    of other models it is not known whether they could.
+    """
+    known = _encoded_once(model, group[0].eval, data, device) if isinstance(model, SoftAttentionVAE) else None
     scores = []
     for i, cell in enumerate(group):
 
@@ -191,6 +180,21 @@ def _soft_scores(
 
         scores.append(_scores(model, cell.eval, data, device, told, known))
     return scores
+
+
+def _encoded_once(
+    model: SoftAttentionVAE, evaluation: EvalSpec, data: DataSet, device: torch.device
+) -> Callable[[Episode], SoftEncoded]:
+    """What gives the encoded memory of an episode: the images that it is made of are encoded beforehand."""
+    images = split(data, evaluation).images.to(device)
+    with evaluating(model), _autocast(evaluation, device):
+        encoded = SoftEncoded.join([model.encode_memory(part.float()) for part in images.split(ENCODED_AT_ONCE)])
+
+    def known(episode: Episode) -> SoftEncoded:
+        assert episode.memory_index is not None
+        return encoded.take(episode.memory_index)
+
+    return known
 
 
 def _told(items: Sequence[Item], progress: Progress) -> Iterator[Item]:
@@ -241,7 +245,7 @@ def bound_metrics(
     for targets, part in parts.items():
         for metric in METRICS if len(part) else ():
             value, stderr = part.summary(metric, by_class)
-            found.append(_metric(metric, value, stderr, len(part)) | {"targets": targets})
+            found.append(metric_of(metric, value, stderr, len(part)) | {"targets": targets})
     return found
 
 
@@ -251,7 +255,7 @@ def bound_arrays(scores: Scores) -> dict[str, np.ndarray]:
     return arrays | {"x_index": scores.x_index, "x_class": scores.x_class, "duplicated": scores.duplicated}
 
 
-def _metric(metric: str, value: float, stderr: float | None, n: int) -> dict[str, Any]:
+def metric_of(metric: str, value: float, stderr: float | None, n: int) -> dict[str, Any]:
     finite = stderr if stderr is not None and np.isfinite(stderr) else None
     return {"metric": metric, "value": value, "stderr": finite, "n": n, "targets": "all"}
 
@@ -265,7 +269,7 @@ def _recall(
     own = [own_entry_probability(trained.model, episodes(s), DTYPES[evaluation.dtype]) for s in evaluation.steps]
     p_exact = torch.cat(own).cpu().numpy().astype(np.float32)
     metrics.append(
-        _metric("p_exact", float(p_exact.mean()), clustered_stderr(p_exact, arrays["x_index"]), len(p_exact))
+        metric_of("p_exact", float(p_exact.mean()), clustered_stderr(p_exact, arrays["x_index"]), len(p_exact))
     )
     return metrics, arrays | {"p_exact": p_exact}
 
@@ -284,7 +288,7 @@ def _learned(
         addresses = rows.repeat_interleave(LEARNED_COLUMNS)
         drawn = model.sample(encoded, len(addresses), generator=_generator(evaluation, device), addresses=addresses)
     entropy = -(log_p.exp() * log_p).sum().item()
-    metrics.append(_metric("entropy_pa", entropy, None, len(log_p)))
+    metrics.append(metric_of("entropy_pa", entropy, None, len(log_p)))
     arrays |= {
         "log_pa": log_p.cpu().numpy().astype(np.float32),
         "sample_addresses": rows.cpu().numpy(),
@@ -312,7 +316,7 @@ def _samples(
         means.append(_grey(drawn.means))
     images = np.stack(means)
     arrays = {"memory": np.concatenate(memory), "memory_class": np.array(classes), "samples": images}
-    return [_metric("images", float(images.shape[0] * images.shape[1]), None, len(memory))], arrays
+    return [metric_of("images", float(images.shape[0] * images.shape[1]), None, len(memory))], arrays
 
 
 @torch.no_grad()
@@ -349,7 +353,7 @@ def _lookup(
             found.setdefault(name, []).append(value)
     arrays = {name: np.stack(values) for name, values in found.items()}
     own = np.where(arrays["memory_class"] == arrays["x_class"][:, None], arrays["q"], 0).sum(1)
-    return [_metric("class_mass", float(own.mean()), clustered_stderr(own, arrays["x_class"]), len(own))], arrays
+    return [metric_of("class_mass", float(own.mean()), clustered_stderr(own, arrays["x_class"]), len(own))], arrays
 
 
 def _classification(
@@ -375,7 +379,7 @@ def _classification(
         accuracies.append(said.correct(log_p, episode.x_class).double().mean().item())
     values = np.array(accuracies)
     low, high = (end if np.isfinite(end) else None for end in interval(values))
-    metric = _metric("accuracy", float(values.mean()), clustered_stderr(values), len(values))
+    metric = metric_of("accuracy", float(values.mean()), clustered_stderr(values), len(values))
     metric |= {"rule": rule, "low": low, "high": high}
     return [metric], {rule: values.astype(np.float32)}
 
@@ -396,7 +400,7 @@ def _divergences(
         classes.append(episode.x_class.cpu().numpy())
     arrays = dict(zip(("kl_p_q", "kl_q_p"), np.concatenate(values, 1), strict=True))
     x_class = np.concatenate(classes)
-    metrics = [_metric(name, float(v.mean()), clustered_stderr(v, x_class), len(v)) for name, v in arrays.items()]
+    metrics = [metric_of(name, float(v.mean()), clustered_stderr(v, x_class), len(v)) for name, v in arrays.items()]
     return metrics, {name: v.astype(np.float32) for name, v in arrays.items()} | {"x_class": x_class}
 
 
@@ -414,17 +418,16 @@ def _gradient_noise(
     if spec.estimator == "nvil":
         own["snr_a nvil"] = (spec, "addressing.embed_query.")
     else:
-        plain = replace(spec, estimator=None, z_gradient=None)
+        plain = replace(spec, estimator=TrainSpec.estimator, z_gradient=TrainSpec.z_gradient)
         for name in SURROGATES:
-            own[f"snr_a {name or 'vimco'}"] = (replace(plain, estimator=name), "addressing.embed_query.")
+            own[f"snr_a {name}"] = (replace(plain, estimator=name), "addressing.embed_query.")
         for name in Z_GRADIENTS:
-            other = None if name == Z_GRADIENTS[0] else name
-            own[f"snr_z {name}"] = (replace(plain, z_gradient=other), "posterior.")
+            own[f"snr_z {name}"] = (replace(plain, z_gradient=name), "posterior.")
     metrics = []
     for key, (changed, start) in _told([*own.items()], progress):
         value = _signal_to_noise(trained.model, changed, start, evaluation, data, device)
         metric, rule = key.split()
-        metrics.append(_metric(metric, value, None, evaluation.num_samples) | {"rule": rule})
+        metrics.append(metric_of(metric, value, None, evaluation.num_samples) | {"rule": rule})
     return metrics, {}
 
 
@@ -499,149 +502,3 @@ TASKS: dict[str | None, Callable[..., tuple[list[dict[str, Any]], dict[str, np.n
     "address-divergences": _divergences,
     "gradient-noise": _gradient_noise,
 }
-
-
-def time_updates(
-    cells: Iterable[Cell], data: DataSet, device: torch.device, progress: Progress
-) -> Iterator[tuple[Trained, Result]]:
-    """Seconds and peak memory of an update of each cell's untrained model; cells of one |M| take turns, round by round.
-
-    One round is one update; each cell makes some beforehand that are not counted. Peaks are measured apart, one model
-    after the other, see `peak_of_updates`.
-    """
-    by_size: dict[int, list[Cell]] = {}
-    for cell in cells:
-        by_size.setdefault(cell.train.episode.num_entries, []).append(cell)
-    for done, group in enumerate(by_size.values()):
-        progress(done, len(by_size))
-        if done == 0:  # what libraries load at their first use is no model's own
-            peak_of_updates(group[0].train, data, device)
-        peaks = [peak_of_updates(cell.train, data, device) for cell in group]
-        seconds = _take_turns(group, data, device)
-        for cell, peak, own in zip(group, peaks, seconds, strict=True):
-            yield _untrained(cell.train), _timing(cell, np.array(own), peak)
-    progress(len(by_size), len(by_size))
-
-
-def _take_turns(group: Sequence[Cell], data: DataSet, device: torch.device) -> list[list[float]]:
-    """Seconds of each cell's update in each round; the models are gone when this returns."""
-    streams = [update_stream(cell.train, data, device) for cell in group]
-    seconds: list[list[float]] = [[] for _ in group]
-    for cell, stream in zip(group, streams, strict=True):
-        for _ in range(_first_updates(cell.train, device)):
-            next(stream)
-    for _ in range(group[0].eval.targets):
-        for stream, own in zip(streams, seconds, strict=True):
-            started = clock(device)
-            next(stream)
-            own.append(clock(device) - started)
-    return seconds
-
-
-def _first_updates(spec: TrainSpec, device: torch.device) -> int:
-    """Updates until all that an update takes is there: Adam's moments and a library's plans, and the graph."""
-    return WARM_UP + 2 if uses_graph(spec, device) else 1
-
-
-def update_stream(
-    spec: TrainSpec, data: DataSet, device: torch.device, graph: bool | None = None
-) -> Iterator[tuple[int, Terms]]:
-    """The updates of a new model of this spec, one a step; `graph` is that of training unless it is given."""
-    torch.set_num_threads(spec.threads)
-    model = build_model(spec, data, device)
-    return fit(
-        model,
-        episodes_of(spec, data, device),
-        build_objective(spec, model),
-        build_optimizer(spec, model),
-        spec.num_samples,
-        range(2**62),
-        generator=torch.Generator(device).manual_seed(spec.seed),
-        dtype=DTYPES[spec.dtype],
-        clip=spec.clip,
-        episodes_per_update=spec.episodes_per_update or 1,
-        graph=uses_graph(spec, device) if graph is None else graph,
-        draw=build_draw(spec),
-    )
-
-
-def clock(device: torch.device) -> float:
-    """Seconds, read when the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def peak_of_updates(spec: TrainSpec, data: DataSet, device: torch.device) -> int:
-    """Bytes that the first updates of a new model take at most, beyond what was taken before the model was built:
-    weights, Adam's moments, gradients, activations and a library's workspaces.
-
-    On the CPU it is the resident memory of the process, with all that was freed before given back to the system; on
-    CUDA what torch's allocator hands out.
-    """
-    gc.collect()
-    _give_back_freed_memory()
-    before = reset_peak(device)
-    stream = update_stream(spec, data, device)
-    for _ in range(_first_updates(spec, device) + 1):
-        next(stream)
-    return peak_bytes(device) - before
-
-
-def reset_peak(device: torch.device) -> int:
-    """Forget the peak of memory so far; returns the bytes that are taken now.
-
-    Linux forgets the peak of a process's resident memory when 5 is written to clear_refs; on other systems the peak
-    stays that of the whole process so far.
-    """
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        path = Path("/proc/self/clear_refs")
-        if path.exists():
-            path.write_text("5", encoding="ascii")
-    return peak_bytes(device)
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Peak of memory since `reset_peak`: resident memory of this process, or what torch took on a CUDA device.
-
-    Raises:
-        InputError: on Windows, which tells neither.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:
-        raise InputError("wallclock measures memory as Linux and macOS tell it: leave it out on this system") from None
-    # which macOS gives in bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _give_back_freed_memory() -> None:
-    """Have malloc give its free pages back to the system, which it keeps otherwise, see `vma.hardware`; the GNU C
-    library alone can.
-    """
-    if sys.platform.startswith("linux"):
-        with contextlib.suppress(AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
-
-
-def _untrained(spec: TrainSpec) -> Trained:
-    model: Any = nn.Identity()  # of which nothing is asked
-    return Trained(model, spec, 0, 0.0, identity(spec), ())
-
-
-def _timing(cell: Cell, seconds: np.ndarray, peak: int) -> Result:
-    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
-    metrics = [
-        _metric("seconds_per_update", median, None, len(seconds)) | {"q25": low, "q75": high},
-        _metric("peak_bytes", float(peak), None, len(seconds)),
-    ]
-    return Result(cell, metrics, {"seconds": seconds}, float(seconds.sum()))

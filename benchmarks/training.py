@@ -328,7 +328,7 @@ def begin(spec: TrainSpec, model: Model, data: DataSet, device: torch.device) ->
                 f"start is {spec.start}, and it has {state.meta['update']:,} updates: name those"
             )
 
-    plain: Any = build_model(replace(spec, estimator=None), data, device)
+    plain: Any = build_model(replace(spec, estimator=TrainSpec.estimator), data, device)
     checkpoint.load_weights(weights_file(name), plain, accept=check)
     model.load_state_dict(model.state_dict() | plain.state_dict())
 

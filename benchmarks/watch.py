@@ -101,7 +101,7 @@ def samples(spec: TrainSpec, model: Model, validation: Episodes) -> bytes:
     generator = torch.Generator(device).manual_seed(spec.seed)
     memory = validation(0).memory
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        if memory is None or not spec.takes_memory:
+        if memory is None or not spec.takes_memory or model.encode_memory(memory) is None:
             return png(sheet(unconditional(model, ROWS, COLUMNS, generator)))
         drawings = memory[:: -(-len(memory) // ROWS)]  # of one class after the other, so of several classes
         return png(sheet(one_shot(model, drawings, COLUMNS, generator), drawings))

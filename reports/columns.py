@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import pandas as pd
 
-from reports.models import MODELS, label
+from reports.models import label
 
 Column = Callable[[pd.DataFrame], Iterable[str]]
 
@@ -46,7 +46,7 @@ def models(frame: pd.DataFrame) -> Iterable[str]:
 
 
 def models_of(frame: pd.DataFrame) -> Iterable[str]:
-    return [MODELS[model].label for model in frame.model]
+    return [label(model) for model in frame.model]
 
 
 DIRTY: dict[str, Column] = {"": lambda frame: ["*" if dirty else "" for dirty in frame.dirty]}

@@ -14,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from reports.declared import STAND_INS
-from reports.models import MODELS
+from reports.models import shown_as
 from reports.results import Results, stand_ins
 
 Image = np.ndarray[Any, Any]
@@ -114,7 +114,7 @@ def _unequal_updates(rows: pd.DataFrame, legends: str) -> str | None:
     """
     if rows.experiment.nunique() > 1:  # a figure of all runs
         return None
-    names = {name: model.label for name, model in MODELS.items() if model.label in legends}
+    names = {name: shown_as(name).label for name in rows.model.unique() if shown_as(name).label in legends}
     spans = rows[rows.updates > 0].groupby("model").updates.agg(["min", "max"])
     spans = spans.loc[[model for model in names if model in spans.index]]
     if spans["max"].nunique() < 2:

@@ -133,7 +133,7 @@ def fewshot(results: Results) -> pd.DataFrame:
     soft attention trained on two classes, at 1 and 2.
     """
     keys = ["model", "read", "train_classes", "train_shots", "classes", "shots", "num_samples"]
-    frame = cells(rows(results, "fewshot"), keys, BOUND)
+    frame = cells(rows(results.with_own, "fewshot"), keys, BOUND)
     few = declared("fewshot", "shots", model="vma")
 
     def paper(row: "pd.Series[Any]") -> float:
@@ -156,7 +156,7 @@ def scaling(results: Results) -> pd.DataFrame:
     promises nothing about more.
     """
     keys = ["model", "read", "train_classes", "shots", "num_samples", "classes"]
-    of = rows(results, "scaling")
+    of = rows(results.with_own, "scaling")
     frame = cells(of, [*keys, "memory_size"], BOUND)
     alone = frame[(frame.classes == 1) & (frame.model == "vma")].rename(columns={"nll": "optimum"})
     frame = frame.merge(alone[["shots", "num_samples", "optimum"]], "left", ["shots", "num_samples"])
@@ -171,28 +171,28 @@ def scaling(results: Results) -> pd.DataFrame:
 @once
 def shots(results: Results) -> pd.DataFrame:
     """All classes in memory; the plain VAE is at 0 examples. Also paper, its NLL of the plain VAE."""
-    frame = cells(rows(results, "shots"), ["model", "train_shots", "shots", "num_samples"], BOUND)
+    frame = cells(rows(results.with_own, "shots"), ["model", "train_shots", "shots", "num_samples"], BOUND)
     alone = frame.model == "vae"
     return frame.assign(shots=frame.shots.mask(alone, 0), paper=np.where(alone, number(results, "fewshot.vae"), np.nan))
 
 
 @once
-def table1(results: Results, protocol: str, train_protocol: str = "per_class") -> pd.DataFrame:
+def table1(results: Results, protocol: str, train_protocol: str = "per_class", vae_alone: bool = False) -> pd.DataFrame:
     """Table 1 under a protocol, VMA having been trained under `train_protocol`: as `tables.table1`, and seeds, dirty.
     GMN is in `gmn.frame`.
 
-    minus_vma is soft attention's NLL minus VMA's on the same targets. Empty if there is only the plain VAE's line.
+    minus_vma is a model's NLL minus VMA's on the same targets. Empty if there is only the plain VAE's line, unless
+    `vae_alone`.
     """
-    of = results.of("table1", metric="nll", protocol=(protocol, "none"), variant=None)
-    trained = (of.model == "vma") & (of.train_protocol == train_protocol)
-    of = of[trained | ((of.model != "vma") & (train_protocol == "per_class"))]
-    of = of if (of.model != "vae").any() else of.iloc[:0]
+    of = results.with_own.of("table1", metric="nll", protocol=(protocol, "none"), variant=None)
+    of = of[(of.train_protocol == train_protocol) | ((of.model == "vae") & (train_protocol == "per_class"))]
+    of = of if vae_alone or (of.model != "vae").any() else of.iloc[:0]
     keys = ["model", "targets", *WAYS]
     about = ["dataset", "value", "stderr", "n", "updates", "seeds", "dirty", "seed_values"]
     frame = seed_means(of)[[*keys, *about]]
     frame = frame.sort_values(keys, key=_rank, ignore_index=True)
     found = differences(results, of[of.targets == "all"], keys, {"model": "vma"})
-    frame = _beside(frame, found[found.model == "soft"], keys, "minus_vma")
+    frame = _beside(frame, found[found.model != "vma"], keys, "minus_vma")
     if (
         protocol != train_protocol
         or protocol != "per_class"
@@ -203,6 +203,15 @@ def table1(results: Results, protocol: str, train_protocol: str = "per_class") -
     published = published.rename(columns={"number": "paper"})[["model", *WAYS, "paper"]]
     frame = frame.merge(published, "left", ["model", *WAYS])
     return frame.assign(difference=frame.value - frame.paper)
+
+
+@once
+def own(results: Results) -> pd.DataFrame:
+    """Every cell and metric of the user's own models, a line each: value and stderr."""
+    frame = seed_means(on_common_targets(results, results.own)).rename(columns={"stderr": "value_stderr"})
+    told = ["model", "experiment", "recipe", "variant", "train_classes", "train_shots", "train_memory_size"]
+    keys = [*told, *WAYS, "memory_size", "num_samples", "metric", "rule", "targets"]
+    return frame.sort_values(keys, na_position="first", ignore_index=True)
 
 
 @once
@@ -264,8 +273,8 @@ def wallclock(results: Results) -> pd.DataFrame:
     keys = ["variant", "model", "read", "train_num_samples", "train_memory_size"]
     parts = []
     for words, where in settings(results):
-        frame = cells(rows(results, TIMED, **where), keys, ("seconds_per_update", "peak_bytes"))
-        means = seed_means(results.of(TIMED, metric="seconds_per_update", **where))
+        frame = cells(rows(results.with_own, TIMED, **where), keys, ("seconds_per_update", "peak_bytes"))
+        means = seed_means(results.with_own.of(TIMED, metric="seconds_per_update", **where))
         parts.append(frame.merge(means[[*keys, "q25", "q75"]], "left", keys).assign(setting=words))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*keys, "seconds_per_update"])
 
@@ -274,7 +283,9 @@ def settings(results: Results) -> list[tuple[str, dict[str, Any]]]:
     """Each machine, number of threads and precision that updates were timed with, in words and for `select`; that with
     the most rows first.
     """
-    sizes = results.of(TIMED, metric="seconds_per_update").groupby(list(SETTING), dropna=False, sort=False).size()
+    sizes = (
+        results.with_own.of(TIMED, metric="seconds_per_update").groupby(list(SETTING), dropna=False, sort=False).size()
+    )
     found = []
     for values in sizes.sort_values(ascending=False, kind="stable").index:
         known = [None if pd.isna(value) else value for value in values]

@@ -22,7 +22,7 @@ def of_figure(results: Results, experiments: Iterable[str]) -> str:
 def of_rows(results: Results, experiments: Iterable[str]) -> str:
     """The hash of the experiments' rows, arrays and training logs, the paper's numbers and what is declared."""
     names, folder = set(experiments), results.folder
-    rows = pd.concat([results.rows, results.suite])
+    rows = pd.concat([results.rows, results.suite, results.own])
     rows = rows[rows.experiment.isin(names)]
     files = [PAPER, declared.PATH]
     for name in sorted(names):

@@ -1,10 +1,12 @@
 """The models: one label, colour, mark and line for each, in every table and figure."""
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
 # seaborn's palette "colorblind"
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9")
+OWN_COLOURS = (COLOURS[9], COLOURS[6], COLOURS[8])  # of models of the user's own
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ MODELS: dict[str, Model] = {
 
 
 def shown_as(model: str, read: object = None) -> Model:
-    """The model that reads (soft attention: features or images) so."""
-    return MODELS[f"{model} {read}" if read == "images" else model]
+    """The model that reads (soft attention: features or images) so; one of the user's own by its name."""
+    found = MODELS.get(f"{model} {read}" if read == "images" else model)
+    return found or Model(model, OWN_COLOURS[zlib.crc32(model.encode()) % len(OWN_COLOURS)], "D", (0, (5, 1)))
 
 
 def label(model: str, read: object = None) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from reports import lines, targets
 from reports.declared import DECLARED
+from reports.models import MODELS
 from reports.targets import Key
 from vma.errors import InputError as InputError
 from vma.statistics import Values
@@ -56,6 +57,7 @@ class Results:
     - smoke: whether all rows are of smoke runs, and so say nothing.
     - left_out: one line for each kind of row that does not count, and why.
     - suite: as rows, those of the suite's own recipe, under the name of the recipe in whose place they stand.
+    - own: as rows, those of models of the user's own, which stand beside the suite's where a frame tells models apart.
     """
 
     folder: Path
@@ -65,12 +67,20 @@ class Results:
     smoke: bool
     left_out: tuple[str, ...]
     suite: pd.DataFrame
+    own: pd.DataFrame
     _targets: dict[str, dict[Key, dict[str, Values]]] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def with_own(self) -> "Results":
+        """The same with the rows of the user's own models, but for the suite's recipe, among the others."""
+        own = self.own[self.own.recipe != SUITE]
+        return self if own.empty else replace(self, rows=pd.concat([self.rows, own], ignore_index=True))
 
     @property
     def recipes(self) -> dict[str, "Results"]:
         """What there is by the paper's recipe and by the suite's, by a suffix for names: "" and "-suite"."""
-        suite = replace(self, rows=self.suite, suite=self.suite.iloc[:0], left_out=())
+        own = self.own[self.own.recipe == SUITE].assign(recipe="paper")
+        suite = replace(self, rows=self.suite, suite=self.suite.iloc[:0], left_out=(), own=own)
         return {"": self} | ({f"-{SUITE}": suite} if len(self.suite) else {})
 
     def of(self, experiment: str, **where: Any) -> pd.DataFrame:
@@ -140,7 +150,11 @@ def read_results(folder: Path, paper: Path = PAPER) -> Results:
     own = rows.recipe.isin((SUITE, f"smoke-{SUITE}"))
     suite, _ = _that_count(_in_place_of_each(rows[own], specs).assign(recipe="smoke" if smoke.all() else "paper"))
     rows, left_out = _that_count(rows[~own])
-    return Results(folder, rows, paper_numbers(paper), specs, bool(smoke.all()), left_out, suite)
+    known, beside = rows.model.isin(MODELS), suite.model.isin(MODELS)
+    of_user = pd.concat([rows[~known], suite[~beside].assign(recipe=SUITE)], ignore_index=True)
+    return Results(
+        folder, rows[known], paper_numbers(paper), specs, bool(smoke.all()), left_out, suite[beside], of_user
+    )
 
 
 def _in_place_of_each(rows: pd.DataFrame, specs: Mapping[str, Any]) -> pd.DataFrame:
@@ -155,7 +169,7 @@ def _in_place_of_each(rows: pd.DataFrame, specs: Mapping[str, Any]) -> pd.DataFr
 def only(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Results:
     """Results of these rows alone, as a command has just made them; arrays lie in `folder`."""
     frame = frame_of(rows, folder)
-    return Results(folder, frame, paper_numbers(), {}, False, (), frame.iloc[:0])
+    return Results(folder, frame, paper_numbers(), {}, False, (), frame.iloc[:0], frame.iloc[:0])
 
 
 def paper_numbers(path: Path = PAPER) -> pd.DataFrame:

@@ -37,7 +37,7 @@ def table(results: Results) -> pd.DataFrame:
     """A line a trained run: COLUMNS. weights and log are paths in the folder of results, empty where there are none."""
     weights = [(path, _meta(path)) for path in sorted((results.folder / "checkpoints").glob("*.safetensors"))]
     lines = []
-    known = pd.concat([results.rows, results.suite])
+    known = pd.concat([results.rows, results.suite, results.own])
     for train_id, rows in known[known.updates > 0].groupby("train_id"):
         row, spec = rows.sort_values("updates").iloc[-1], results.specs.get(str(train_id))
         if spec is None:

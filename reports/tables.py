@@ -1,5 +1,6 @@
 """Tables: ours beside the paper's, from rows of results and results/paper.csv, as text, Markdown, CSV and LaTeX."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,9 +27,10 @@ from reports.columns import (
     with_sign,
 )
 from reports.declared import DECLARED
-from reports.models import MODELS
+from reports.models import label
 from reports.results import SAMPLED, Results, paper_numbers, select, stand_ins
 
+OWN = "own-models"  # the table of the user's models, where there are any
 RULES = {"address": "q(a|x)", "likelihood": "likelihood", "shifted": "likelihood, entries shifted too"}
 
 
@@ -72,12 +74,12 @@ def table1_grid(frame: pd.DataFrame) -> pd.DataFrame:
     def add(model: str, classes: str, what: str, cells: list[str]) -> None:
         lines.append([model, classes, what, *cells])
 
-    for model in ("vma", "soft"):
+    for model in (model for model in frame.model.unique() if model != "vae"):
         for targets in ("all", "duplicated", "new"):
             part = frame[(frame.model == model) & (frame.targets == targets)]
             for classes, cells in part.groupby("classes"):
                 by_shots = cells.set_index("shots").reindex(shots)
-                name = MODELS[model].label if targets == "all" else f"{MODELS[model].label}, {targets}"
+                name = label(model) if targets == "all" else f"{label(model)}, {targets}"
                 add(
                     name,
                     f"{classes:.0f}",
@@ -95,7 +97,7 @@ def table1_grid(frame: pd.DataFrame) -> pd.DataFrame:
         add("GMN, quoted (in total)", str(c), "paper", [number(v) for v in figures.reindex(shots)])
     vae = frame[frame.model == "vae"]
     if len(vae):
-        add(MODELS["vae"].label, "", "ours", [number(vae.value.iloc[0], vae.stderr.iloc[0])] + [""] * (len(shots) - 1))
+        add(label("vae"), "", "ours", [number(vae.value.iloc[0], vae.stderr.iloc[0])] + [""] * (len(shots) - 1))
     return pd.DataFrame(lines, columns=["model", "C", "", *(f"{s:.0f}" for s in shots)])
 
 
@@ -117,8 +119,9 @@ def shots_grid(frame: pd.DataFrame) -> pd.DataFrame:
     trained = [int(n) for n in sorted(frame.train_shots.dropna().unique())]
     for (num_samples, n), part in frame.groupby(["num_samples", "shots"]):
         line = {"K": f"{num_samples:,.0f}", "N": f"{n:.0f}"}
-        for name, seen in [(f"trained with {n}", select(part, train_shots=n)) for n in trained]:
-            line[name] = next(iter(value("nll")(seen)), "-" if n else "")
+        for model, t in itertools.product([m for m in frame.model.unique() if m != "vae"], trained):
+            name = f"trained with {t}" if model == "vma" else f"{model} with {t}"
+            line[name] = next(iter(value("nll")(select(part, model=model, train_shots=t))), "-" if n else "")
         alone = part[part.model == "vae"]
         line["plain VAE"] = next(iter(value("nll")(alone)), "")
         line["paper"] = next(iter(plain("paper")(alone)), "")
@@ -337,6 +340,29 @@ TABLES = {
             estimators.grid,
         ),
         TableSpec(
+            OWN,
+            "Models of your own: every cell. Log-quantities in nats per image",
+            (),
+            frames.own,
+            {
+                "model": models_of,
+                "experiment": text_of("experiment"),
+                "recipe": text_of("recipe"),
+                "variant": lambda frame: [v if isinstance(v, str) else "" for v in frame.variant],
+                "trained |M|": whole("train_memory_size"),
+                "C": whole("classes"),
+                "N": whole("shots"),
+                "|M|": whole("memory_size"),
+                "K": whole("num_samples"),
+                "metric": lambda frame: [
+                    f"{metric}, {rule}" if isinstance(rule, str) else metric
+                    for metric, rule in zip(frame.metric, frame.rule, strict=True)
+                ],
+                "value": value("value", 3),
+                **MADE,
+            },
+        ),
+        TableSpec(
             "wallclock",
             "Time of an update against the size of memory, medians and quartiles over rounds",
             ("wallclock",),
@@ -398,7 +424,7 @@ def title(results: Results, name: str, frame: pd.DataFrame) -> str:
         for model, part in frame.groupby("model", sort=False):
             made = _made_by(part)
             of = f"{made['updates']} updates, seeds: {made['seeds']}, n = {part.n.max():,.0f}"
-            parts.append(f"{MODELS[str(model)].label}: {of}")
+            parts.append(f"{label(str(model))}: {of}")
     return ". ".join(parts) + "."
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import vma
-from benchmarks import measure
+from benchmarks import weights
 from benchmarks.experiments import named
 from benchmarks.spec import MODELS, NETWORKS, TrainSpec, identity
 from benchmarks.training import run_folder, train
@@ -26,8 +26,8 @@ def test_the_weights_of_a_name_are_ready(name: str) -> None:
     assert isinstance(model, vma.Model)
     assert not model.training
     path = pretrained.weights_file(name)
-    spec = measure.spec_at(path)
-    assert measure.weights_path(spec) == path, "commands find them by their spec"
+    spec = weights.spec_at(path)
+    assert weights.weights_path(spec) == path, "commands find them by their spec"
     stored = checkpoint.load(path).tensors
     assert all(torch.equal(stored[f"model.{key}"].float(), value) for key, value in model.state_dict().items())
     assert f"| `{name}` |" in README.read_text(encoding="utf-8")

@@ -16,8 +16,8 @@ import vma.sampled
 from baselines import SoftAttentionVAE
 from baselines.sampled import SampledEncoded, SampledGradientSoftAttention
 from benchmarks import build, gradient_bias
+from benchmarks.clock import update_stream
 from benchmarks.spec import TrainSpec, identity
-from benchmarks.tasks import update_stream
 from vma import ConvSizes, MLPSizes, Terms, VariationalMemoryAddressing, iwae, vimco
 from vma.data import load
 from vma.data.episodes import EpisodeSpec

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from benchmarks import cli, jobs, run, store, sweep
+from benchmarks import plan as planning
 from benchmarks.estimate import Measured
 from benchmarks.experiments import EXPERIMENTS, SMOKE_UPDATES, Experiment, smoke
 from benchmarks.jobs import Job, from_json
@@ -94,7 +95,7 @@ def test_runs_are_described_by_what_tells_them_apart() -> None:
     plan = planned("all", "--smoke")
     of = {job.name: run.what(job) for job in plan}
     assert of.pop("wallclock") == "times"
-    assert all(words.startswith("strokes, tiny") for words in of.values())
+    assert all(words.startswith(("strokes, tiny", "strokes, gmn")) for words in of.values())
     assert "strokes, tiny-mlp, smoke-grown, 4 recall" in of.values()
     assert "strokes, tiny, smoke-ablation, cosine, 2 x 2" in of.values()
     assert "strokes, tiny, smoke, features, 2 x 2" in of.values()
@@ -119,11 +120,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def planned(*arguments: str) -> list[Job]:
     options = cli.parse(run.Options, "", list(arguments))
     options = replace(options, threads=1, out=Path("/out"))
-    found = run.Data(options)
+    found = planning.Data(options)
     declared = [EXPERIMENTS[name]() for name in run.check(options)]
     chosen = [smoke(experiment) for experiment in declared] if options.smoke else declared
-    cells = [asked for experiment in chosen for asked in run.resolved(experiment, options, found, CPU)]
-    return run.planned(cells, options, found, CPU, None, 1)
+    cells = [asked for experiment in chosen for asked in planning.resolved(experiment, options, found, CPU)]
+    return planning.planned(cells, options, found, CPU, None, 1)
 
 
 def test_what_several_experiments_train_is_trained_once() -> None:
@@ -133,7 +134,7 @@ def test_what_several_experiments_train_is_trained_once() -> None:
     (shared,) = [job for job in plan if "samples" in job.experiments]
     assert {"fewshot", "samples", "lookup", "scaling", "shots", "classification"} <= set(shared.experiments)
     (timed,) = [job for job in plan if job.timed]
-    assert timed.experiments == ["wallclock"]
+    assert timed.experiments == ["estimators", "wallclock"]
     declared = sum(len(smoke(EXPERIMENTS[name]()).cells) for name in EXPERIMENTS)
     assert sum(len(job.cells) for job in plan) == declared
     assert {job.updates for job in plan if job.train.decay_from is None and not job.timed} == {SMOKE_UPDATES}
@@ -144,11 +145,11 @@ def test_only_takes_the_runs_of_these_names() -> None:
     plan = planned("samples", "fewshot", "--smoke")
     cells = [asked for job in plan for asked in job.cells]
     (shared,) = [job for job in plan if "samples" in job.experiments]
-    assert run.chosen(cells, ()) == cells
-    assert run.chosen(cells, (shared.name, shared.name)) == list(shared.cells)
-    assert run.chosen(cells, (f"vma-{shared.train.train_id}",)) == list(shared.cells)
+    assert planning.chosen(cells, ()) == cells
+    assert planning.chosen(cells, (shared.name, shared.name)) == list(shared.cells)
+    assert planning.chosen(cells, (f"vma-{shared.train.train_id}",)) == list(shared.cells)
     with pytest.raises(InputError, match="--only 'vma-0' is no run of these experiments: --dry-run, without --only"):
-        run.chosen(cells, (shared.name, "vma-0"))
+        planning.chosen(cells, (shared.name, "vma-0"))
 
 
 def test_each_seed_is_a_run_of_its_own() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import tasks
+from benchmarks import clock
 from benchmarks.build import build_model
 from benchmarks.experiments import scaling_training
 from benchmarks.timing import conftest, support
@@ -122,7 +122,7 @@ def test_the_operations_of_the_plain_update_and_of_the_matrix_product() -> None:
 def test_a_peak_is_of_one_model_and_what_was_freed_before_does_not_hide_it() -> None:
     large = replace(TINY, model="soft", read="features", episode=EpisodeSpec("recall", memory_size=2048))
     data = support.characters(12)
-    _, large_first, small, large_again = (tasks.peak_of_updates(s, data, CPU) for s in (large, large, TINY, large))
+    _, large_first, small, large_again = (clock.peak_of_updates(s, data, CPU) for s in (large, large, TINY, large))
     assert 0 < small < large_first / 2
     assert large_again == pytest.approx(large_first, rel=0.2)
 

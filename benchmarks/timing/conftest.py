@@ -8,7 +8,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import tasks
+from benchmarks import clock
 from benchmarks.cli import check_option
 from benchmarks.timing.support import Timing, entry, write_entries
 from benchmarks.training import training_commit
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     device = _device(config)
     skip = pytest.mark.skip(reason="is of a CUDA device, and these tests run on another: see --timing-device")
     for item in items:
-        item.add_marker(pytest.mark.benchmark(timer=partial(tasks.clock, device)))
+        item.add_marker(pytest.mark.benchmark(timer=partial(clock.clock, device)))
         item.add_marker(pytest.mark.timeout(LIMIT))
         if item.get_closest_marker("cuda") and device.type != "cuda":
             item.add_marker(skip)

@@ -19,8 +19,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import store
+from benchmarks.clock import clock, peak_bytes, reset_peak, update_stream
 from benchmarks.spec import TrainSpec
-from benchmarks.tasks import clock, peak_bytes, reset_peak, update_stream
 from benchmarks.training import training_commit
 from vma.data import DataSet, load
 from vma.data.episodes import Episode

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import measure
 from benchmarks.build import build_model
 from benchmarks.experiments import scaling_training
 from benchmarks.spec import TrainSpec
 from benchmarks.timing.support import Timing, characters, evaluation_peak, training_forward_in_a_loop
+from benchmarks.weights import trained_at, weights_path
 from vma.data.episodes import Episodes, EpisodeSpec
 from vma.evaluation import evaluate
 
@@ -26,15 +26,15 @@ SHARING = 144  # targets that share a memory, one of each class
 def built(spec: TrainSpec, trained: bool, episode: EpisodeSpec, device: torch.device) -> tuple[Any, Episodes]:
     """The few-shot model and episodes of unseen characters: what a process of its own builds anew."""
     data = characters(spec.image_size)
-    path = measure.weights_path(scaling_training())
-    model = measure.trained_at(path, device).model if trained else build_model(spec, data, device)
+    path = weights_path(scaling_training())
+    model = trained_at(path, device).model if trained else build_model(spec, data, device)
     return model, Episodes(data.test.to(device), episode, 0)
 
 
 def setup(timing: Timing, entries: int, targets: int, num_samples: int) -> tuple[partial[Any], int]:
     """How model and episodes are built, and K; with what extra_info says of them."""
     spec = timing.spec(scaling_training())
-    trained = measure.weights_path(scaling_training()).exists() and not timing.tiny
+    trained = weights_path(scaling_training()).exists() and not timing.tiny
     classes, shots = MEMORIES[entries]
     if timing.tiny:
         classes, targets, num_samples = min(classes, 8), min(targets, 8), min(num_samples, 8)

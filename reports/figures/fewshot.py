@@ -24,7 +24,7 @@ from reports.drawing import (
 )
 from reports.figures.spec import figure
 from reports.frames import number
-from reports.models import COLOURS, MODELS
+from reports.models import COLOURS, MODELS, label, shown_as
 from reports.results import Results
 
 
@@ -39,9 +39,10 @@ from reports.results import Results
 )
 def figure_4b(results: Results) -> Figure | None:
     frame = frames.fewshot(results)
-    ours = frame[frame.model == "vma"]
-    if ours.empty:
+    if frame.empty:
         return None
+    first = next((model for model in frame.model if model not in ("vae", "soft")), "vma")
+    ours = frame[frame.model == first]
     figure, axes = grid_of_axes(1, 2, 9.6, 4.4)
     shots = places(results, ours.shots, declared("fewshot", "shots", model="vma"))
     _stacked(axes[0][0], results, ours, shots)
@@ -49,10 +50,14 @@ def figure_4b(results: Results) -> Figure | None:
     ks = sorted(frame.num_samples.unique())
     for k, dashes, face in zip(ks, ("-", ":"), ({}, {"markerfacecolor": "white"}), strict=False):
         part = with_gaps(ours[ours.num_samples == k], "shots", shots)
-        style = {**MODELS["vma"].style, "linestyle": dashes, **face}
-        points(axis, part.shots, part, "nll", label=f"VMA, K = {k:,}", **style)
+        style = {**shown_as(first).style, "linestyle": dashes, **face}
+        points(axis, part.shots, part, "nll", label=f"{label(first)}, K = {k:,}", **style)
         for _, alone in frame[(frame.model == "vae") & (frame.num_samples == k)].iterrows():
             axis.axhline(alone.nll, color=MODELS["vae"].colour, linestyle=dashes, label=f"plain VAE, K = {k:,}")
+        for model, own in frame[~frame.model.isin([*MODELS, first]) & (frame.num_samples == k)].groupby("model"):
+            part = with_gaps(own, "shots", shots)
+            style = {**shown_as(str(model)).style, "linestyle": dashes, **face}
+            points(axis, part.shots, part, "nll", label=f"{model}, K = {k:,}", **style)
     if is_comparable(results, "fewshot"):
         ends = [shots[0], shots[-1]]
         values = [number(results, f"fewshot.nll.{end}") for end in ("first", "last")]

@@ -7,7 +7,7 @@ from reports import frames
 from reports.drawing import PAPERS_MARK, grid_of_axes, is_comparable, places, points, with_gaps
 from reports.figures.spec import figure
 from reports.frames import number
-from reports.models import MODELS
+from reports.models import MODELS, shown_as
 from reports.results import Results
 
 SHADES = ("#78b2d2", "#3c92c2", "#0173b2")  # of VMA's colour
@@ -33,12 +33,15 @@ def figure_5b(results: Results) -> Figure | None:
         tested = places(results, part.shots[part.model == "vma"], range(1, 20))
         trained = sorted(part.train_shots.dropna().unique())
         for n, shade, marker, dashes in zip(trained, SHADES, "osD", (":", (0, (4, 1.5)), "-"), strict=False):
-            line = with_gaps(part[part.train_shots == n], "shots", tested)
+            line = with_gaps(part[(part.train_shots == n) & (part.model == "vma")], "shots", tested)
             label = f"VMA trained with {n:.0f} a class"
             axis.plot(line.shots, line.nll, color=shade, marker=marker, linestyle=dashes, markersize=4, label=label)
             axis.fill_between(
                 line.shots, line.nll - line.nll_stderr, line.nll + line.nll_stderr, color=shade, alpha=0.12, lw=0
             )
+        for (model, n), own in part[~part.model.isin(MODELS)].groupby(["model", "train_shots"]):
+            style = {**shown_as(str(model)).style, "markersize": 2 + n / 2}
+            points(axis, own.shots, own, "nll", label=f"{model} trained with {n:.0f} a class", **style)
         alone = part[part.model == "vae"]
         points(axis, alone.shots, alone, "nll", label="plain VAE", **{**MODELS["vae"].style, "linestyle": "none"})
         if is_comparable(results, "shots"):

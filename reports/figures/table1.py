@@ -15,7 +15,7 @@ from reports.drawing import (
     with_gaps,
 )
 from reports.figures.spec import figure
-from reports.models import MODELS
+from reports.models import MODELS, shown_as
 from reports.results import Results
 
 
@@ -33,7 +33,7 @@ def figure_table1(results: Results) -> Figure | None:
     if not parts:
         return None
     trained_gmn = frames.table1(results, "gmn", "gmn")
-    trained_gmn = trained_gmn[trained_gmn.targets == "all"]
+    trained_gmn = trained_gmn[(trained_gmn.targets == "all") & (trained_gmn.model == "vma")]
     shots = places(results, parts[next(iter(parts))].shots, declared("table1", "shots"))
     classes = sorted({c for frame in parts.values() for c in frame.classes.dropna()})
     figure, axes = grid_of_axes(
@@ -46,9 +46,9 @@ def figure_table1(results: Results) -> Figure | None:
         published = {"per_class": "vma", "gmn": "gmn"}[protocol]
         for axis, c in zip(row, classes, strict=True):
             whole = frame[(frame.targets == "all") & (frame.classes == c)]
-            for model in ("vma", "soft"):
-                part = with_gaps(whole[whole.model == model].rename(columns=columns), "shots", shots)
-                points(axis, part.shots, part, "nll", label=MODELS[model].label, **MODELS[model].style)
+            for model, own in whole.groupby("model", sort=False):
+                part, shown = with_gaps(own.rename(columns=columns), "shots", shots), shown_as(str(model))
+                points(axis, part.shots, part, "nll", label=shown.label, **shown.style)
             if protocol == "gmn" and len(trained_gmn):
                 part = with_gaps(trained_gmn[trained_gmn.classes == c].rename(columns=columns), "shots", shots)
                 style = {**MODELS["vma"].style, "linestyle": ":", "markerfacecolor": "white"}

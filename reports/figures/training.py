@@ -26,8 +26,9 @@ WINDOW = 10  # lines of a training log, each the mean over 100 updates
 )
 def figure_training(results: Results) -> Figure | None:
     order = list(DECLARED)
-    few_shot = results.of("fewshot", metric="nll", num_samples=4)
-    known = results.rows[results.rows.experiment.isin(order)]
+    few_shot = results.with_own.of("fewshot", metric="nll", num_samples=4)
+    rows = results.with_own.rows
+    known = rows[rows.experiment.isin(order)]
     runs = known.sort_values("updates").drop_duplicates("train_id", keep="last")
     first = known.groupby("train_id").experiment.agg(lambda names: min(names, key=order.index))
     curves: dict[str, list[tuple[pd.Series, pd.DataFrame]]] = {}

@@ -24,17 +24,18 @@ from reliability import amount
 
 from benchmarks import (
     cli,
+    compare_paths,
     experiments,
     gradient_bias,
-    measure,
     memory_size,
-    paths,
+    plan,
     run,
     samples,
     scaling,
     store,
     table1,
     training,
+    weights,
 )
 from benchmarks.experiments import Experiment
 from benchmarks.spec import Cell, EvalSpec, TrainSpec
@@ -135,8 +136,8 @@ COMMANDS = {
         | {"--ink": ("dark", "light")},
         ["--checkpoint", "{weights}", "--out", "out.png"],
     ),
-    "paths": Command(
-        paths,
+    "compare-paths": Command(
+        compare_paths,
         SHARED | {"--updates": ("1", "2"), "--seeds": ("0", "2147483647"), "--targets": ("1", "2")},
         ["--updates", "1", "--targets", "1", "--seeds", "0"],
     ),
@@ -201,13 +202,13 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
         patch.setenv("COLUMNS", "80")
         # more than one thread is slow on a machine that does other things, and this asks for up to a thousand
         patch.setattr(torch, "set_num_threads", lambda number: None)
-        for module in (cli, run):
+        for module in (cli, plan):
             patch.setattr(module, "load", load)
         for module in (store, training):
             patch.setattr(module, "ROOT", root)
-        patch.setattr(measure, "WEIGHTS", root / "weights")
+        patch.setattr(weights, "WEIGHTS", root / "weights")
         patch.setattr(table1, "table1_training", lambda: trained)
-        for module in (scaling, paths, gradient_bias):
+        for module in (scaling, compare_paths, gradient_bias):
             patch.setattr(module, "scaling_training", lambda: TINY)
         patch.setattr(scaling, "SCALING_CLASSES", (1, 2))
         for name, value in (("CLASSES", (1, 2)), ("SHOTS", (1,)), ("NUM_SAMPLES", 3)):

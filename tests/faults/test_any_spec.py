@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reliability import amount
 
-from benchmarks import build, spec, tasks
+from benchmarks import build, clock, spec, tasks
 from benchmarks.fill import possible
-from benchmarks.measure import spec_at
 from benchmarks.spec import Cell, EvalSpec, TrainSpec, eval_spec, train_spec
 from benchmarks.training import train
+from benchmarks.weights import spec_at
 from reports.command import one_line
 from vma import checkpoint
 from vma.data import DataSet, ImageSet
@@ -54,7 +54,7 @@ TRAININGS: tuple[Fields, ...] = (
 )
 # What is in order for some trainings and contradicts others.
 ORDERLY: dict[str, tuple[Any, ...]] = {
-    "model": ("vma", "soft", "vae", "gmn"),
+    "model": ("vma", "soft", "vae", "gmn", "no.such:model", "torch.nn:Identity"),
     "read": (None, "images", "features"),
     "image_size": (1, 2, 5, 9),
     "network": ("tiny", "tiny-mlp", "small", "gmn"),
@@ -79,16 +79,16 @@ ORDERLY: dict[str, tuple[Any, ...]] = {
     "beta2": (0.9, 0.99),
     "hops": (None, 0, 1, 5),
     "prior_hops": (0, 2),
-    "strength": (None, "clipped"),
-    "skips": (None, True, False),
+    "strength": ("softplus", "clipped"),
+    "skips": (True, False),
     "sequences": (None, 1, 3),
     "learned_entries": (None, 1, 3),
     "memory_shape": (None, [3], [1, 8, 8], [2, 8, 8]),
     "growth": (None, [], [[1, 1]], [[2, 1], [3, 2]], [[3, 1], [2, 2]], [[1, 2], [2, 1]]),
     "episodes_per_update": (1, 3),
-    "tied": (None, True, False),
-    "estimator": (None, *spec.ESTIMATORS),
-    "z_gradient": (None, "stl", "dreg", "single"),
+    "tied": (True, False),
+    "estimator": ("vimco", *spec.ESTIMATORS),
+    "z_gradient": ("iwae", "stl", "dreg", "single"),
     "path": (None, "reference"),
     "gradient_entries": (None, 1, 100),
     "seed": (1, 2**31 - 1),
@@ -185,7 +185,7 @@ def ran(cell: Cell) -> None:
     data = data_set(cell.train.image_size)
     possible([cell], data)
     if cell.eval.task == "wallclock":
-        results = [result for _, result in tasks.time_updates([cell], data, CPU, lambda done, total: None)]
+        results = [result for _, result in clock.time_updates([cell], data, CPU, lambda done, total: None)]
     else:
         trained = train(cell.train, data, CPU, updates=2)
         results = tasks.evaluate_group(trained, [cell], data, CPU, lambda done, total: None)
@@ -214,7 +214,7 @@ def test_any_spec_runs_or_is_refused_in_a_line(
     tmp_path_factory: pytest.TempPathFactory, tally: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr(tasks, "peak_of_updates", lambda *_: 0)  # collects garbage, which takes long
+    monkeypatch.setattr(clock, "peak_of_updates", lambda *_: 0)  # collects garbage, which takes long
     wrong, tried = [], []
 
     @given(cells())

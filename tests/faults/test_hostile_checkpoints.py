@@ -14,8 +14,9 @@ import pytest
 import torch
 from reliability import amount
 
-from benchmarks import measure, training
+from benchmarks import training
 from benchmarks.spec import TrainSpec, identity
+from benchmarks.weights import trained_at
 from vma import checkpoint
 from vma.checkpoint import CheckpointError
 from vma.data import DataSet, load
@@ -273,7 +274,7 @@ def test_weights_are_refused_in_one_line_too(
         shutil.copy(states / "8", path)
         ALL[name](path)
         try:
-            measure.trained_at(path, CPU)
+            trained_at(path, CPU)
             wrong.append((name, "accepted"))
         except ValueError as error:  # InputError, which is what a command prints
             if "\n" in str(error) or type(error).__name__ not in ("CheckpointError", "InputError"):

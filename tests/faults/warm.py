@@ -22,7 +22,7 @@ import torch
 import torch._dynamo  # which the first optimizer would import, for two seconds
 from forking import CALLS, intercept, refusal
 
-from benchmarks import measure, store, training, watch, worker
+from benchmarks import execute, record, store, training, watch
 from benchmarks.jobs import Job
 from benchmarks.spec import Cell, EvalSpec, TrainSpec
 from vma import checkpoint
@@ -104,8 +104,8 @@ def run(request: dict[str, Any], mark: Mark) -> int:
     watch.LOG_EVERY = 10  # type: ignore[misc]
     watch.VALIDATE_EVERY = 50  # type: ignore[misc]
     checkpoint.save = mark.during("saving", checkpoint.save)
-    measure.record = mark.during("recording", measure.record)
-    return worker.attempt(job(out, request["seed"]), progress)
+    record.record = mark.during("recording", record.record)
+    return execute.attempt(job(out, request["seed"]), progress)
 
 
 def forked(request: dict[str, Any], mark: Mark) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def main() -> None:
         print("begun", flush=True)
         sys.exit(run(request, mark))
     data = load("strokes", image_size=TRAIN.image_size)
-    worker.load = lambda *_, **__: data
+    execute.load = lambda *_, **__: data
     # the checkout does not change meanwhile, and git takes longer than the job
     state = store.code_state(store.ROOT)
     training.code_state = store.code_state = lambda root: state

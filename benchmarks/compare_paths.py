@@ -119,4 +119,4 @@ def report(scores: dict[tuple[str, int], Scores], seeds: Sequence[int]) -> list[
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(Options, run, "benchmarks.paths"))
+    sys.exit(run_command(Options, run, "benchmarks.compare_paths"))
