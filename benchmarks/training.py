@@ -265,7 +265,7 @@ def _train(
         steps.close()  # which looks at the bound
         save()
     if caught:
-        how = "--updates without --from-scratch goes on" if restart else "the same command goes on from there"
+        how = "--updates without --from-scratch continues" if restart else "the same command continues from there"
         print(f"stopped after {done:,} updates, which are saved; {how}", file=sys.stderr)
         raise Stopped(128 + caught[0])
     return Trained(model, spec, done, spent, trained_as, commits)
@@ -276,7 +276,7 @@ def other_settings(trained_as: Mapping[str, Any], spec: TrainSpec) -> str | None
     before, now = (f"{s['dtype']} on {s['threads']} CPU threads" for s in (trained_as, identity(spec)))
     if before == now:
         return None
-    return f"begun in {before}, it goes on in {now}: rounding differs from that of an undisturbed run"
+    return f"begun in {before}, it continues in {now}: rounding differs from that of an undisturbed run"
 
 
 def elsewhere(spec: TrainSpec, device: torch.device) -> str | None:
@@ -285,7 +285,7 @@ def elsewhere(spec: TrainSpec, device: torch.device) -> str | None:
         folder = run_folder(spec, torch.device(other))
         if _has_state(folder / "checkpoint.safetensors"):
             return (
-                f"{folder} has a state of this run, made on {other}: --device {other} goes on from it; here it begins"
+                f"{folder} has a state of this run, made on {other}: --device {other} continues from it; here it begins"
             )
     return None
 

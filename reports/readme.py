@@ -1,4 +1,6 @@
-"""What README shows of the rows, numbers and pictures: `python -m reports --readme README.md` writes them anew."""
+"""What README and docs/ show of the rows: numbers, tables, pictures. `python -m reports --readme README.md` writes them
+anew.
+"""
 
 import io
 import re
@@ -6,19 +8,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from reports import drawing, figures, inputs
+from reports import drawing, figures, findings, inputs
+from reports.aggregate import per_target
+from reports.command import one_line
+from reports.frames import once
 from reports.outcomes import assess
 from reports.results import InputError, Results
-from reports.tables import markdown
-from reports.verdicts import VERDICTS
+from reports.tables import TABLES, markdown, title
+from reports.verdicts import VERDICTS, Outcome
 
 COLOURS_OF_A_PICTURE = 128  # which keep a PNG below 300 kB
 # Pictures: the name of the file, and the figure that it is.
-PICTURES = {"samples": "4a", "lookup": "3", "scaling": "5a", "table1": "table1"}
+PICTURES = {"samples": "4a", "lookup": "3", "scaling": "5a", "table1": "table1", "wallclock": "wallclock"}
 
 # Where it stands: what, and the ids of the numbers of the paper that it is.
 STANDS = (
@@ -38,7 +44,7 @@ STANDS = (
 
 def stands(results: Results) -> str:
     """One row an experiment: the paper's number, ours by its recipe and by the suite's, the verdict, updates, seeds."""
-    ours = assess(results)
+    ours = _outcomes(results)
     by_suite = assess(replace(results, rows=results.suite)) if len(results.suite) else []
     lines = []
     for what, pattern in STANDS:
@@ -68,20 +74,123 @@ def _span(numbers: Sequence[str]) -> str:
     )
 
 
-MARKS = ("<!-- stands -->\n", "<!-- end of stands -->")
+MARK = re.compile(r"(<!-- fill: (?P<what>[^>]+?) -->)(?P<shown>.*?)(<!-- end -->)", re.DOTALL)
+CURVES_AT = (1000, 2000, 4000, 8000, 12_000, 30_000, 60_000)  # updates
+_outcomes = once(assess)
 
 
 def filled(text: str, results: Results) -> str:
-    """The text with the table of where it stands made anew, between its marks.
+    """The text with what stands between each `<!-- fill: WHAT -->` and the next `<!-- end -->` made anew from the rows.
+
+    WHAT is one of:
+    - stands: where each experiment stands, see `stands`.
+    - table NAME: a table of the report under its title; csv FILE: a file of the folder of results. What follows chooses
+      lines and columns: `; COLUMN = TEXT; columns = COLUMN / COLUMN`.
+    - curves TRAIN_ID ...: validation NLL in the logs of training.
+    - note CLAIM: what was found where a number misses (findings.toml).
+    - first N of CLAIM: our number over the first N targets, as commands with `--targets N` have it.
+    - a field of a finding, see `findings.Finding`: `ours of fewshot.vae`, `range of difference of table1.vma.*`.
 
     Raises:
-        InputError: if it has no such marks.
+        InputError: naming a mark that is none of these, or that the rows have nothing for.
     """
-    before, first, rest = text.partition(MARKS[0])
-    _, last, after = rest.partition(MARKS[1])
-    if not last:
-        raise InputError("--readme has no block stands: put <!-- stands --> and <!-- end of stands --> into it")
-    return f"{before}{first}{stands(results)}{last}{after}"
+
+    def fill(mark: re.Match[str]) -> str:
+        what, *choices = (part.strip() for part in mark["what"].split(";"))
+        kind, _, names = what.partition(" ")
+        try:
+            if kind == "table":
+                shown = "\n" + _table(results, names, choices)
+            elif kind == "csv":
+                shown = "\n" + markdown(_chosen(_csv(results.folder / names), choices))
+            elif kind == "curves":
+                shown = "\n" + markdown(_curves(results, names.split()))
+            elif kind == "note":
+                shown = f"\n{_outcome(results, names).note}\n"
+            elif kind == "first":
+                shown = _first(results, *names.split(" of "))
+            elif what == "stands":
+                shown = "\n" + stands(results)
+            else:
+                shown = _field(results, what)
+        except (LookupError, ValueError, OSError) as error:
+            raise InputError(f"<!-- fill: {mark['what']} --> cannot be filled: {one_line(str(error))}") from None
+        return f"{mark[1]}{shown}{mark[4]}"
+
+    return MARK.sub(fill, text)
+
+
+def _table(results: Results, name: str, choices: Sequence[str]) -> str:
+    frame = TABLES[name].frame(results)
+    grid = _chosen(TABLES[name].grid(frame), choices)
+    return markdown(grid, title(results, name, frame))
+
+
+def _chosen(grid: pd.DataFrame, choices: Sequence[str]) -> pd.DataFrame:
+    """The lines and columns of a grid that are chosen, see `filled`, without columns that are empty.
+
+    Raises:
+        LookupError: if there is no such column or no such line.
+    """
+    for choice in choices:
+        column, _, value = choice.partition(" = ")
+        grid = grid[value.split(" / ")] if column == "columns" else grid[grid[column] == value].drop(columns=column)
+    if grid.empty:
+        raise LookupError("there is no such line")
+    return grid.loc[:, (grid != "").any()]
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path).map(lambda value: f"{value:.4g}" if isinstance(value, float) else str(value))
+
+
+def _curves(results: Results, runs: Sequence[str]) -> pd.DataFrame:
+    """A line a run: the validation NLL in its log (its bound, negated) after CURVES_AT updates.
+
+    Raises:
+        LookupError: if a run has no log.
+    """
+    lines = []
+    for run in runs:
+        log = results.training_log(run)
+        if log is None:
+            raise LookupError(f"{run} has no log")
+        bounds = log.set_index("update").validation_bound.reindex(list(CURVES_AT))
+        lines.append([results.training_logs(run)[0].stem, *("" if b != b else f"{-b:.1f}" for b in bounds)])
+    return pd.DataFrame(lines, columns=["run", *(f"{update:,}" for update in CURVES_AT)])
+
+
+def _outcome(results: Results, claim: str) -> Outcome:
+    return {outcome.id: outcome for outcome in _outcomes(results)}[claim]
+
+
+def _first(results: Results, n: str, claim: str) -> str:
+    """A number of ours over the first n targets of its rows, the mean over seeds.
+
+    Raises:
+        LookupError: if its values at so many targets are not there.
+    """
+    found = per_target(results, _outcome(results, claim).rows)
+    if found is None or len(found.x_index) < int(n):
+        raise LookupError(f"{claim} has no values of {n} targets")
+    return f"{np.mean([values[: int(n)] for values in found.values.values()]):.1f}"
+
+
+def _field(results: Results, field: str) -> str:
+    """A field of a finding, filled in.
+
+    Raises:
+        LookupError: if it is no field, or a number in it is not there.
+    """
+    shown = findings.filled(f"{{{field}}}", _outcomes(results))
+    if shown.startswith("{") or not all(part.strip("-") for part in re.split(", | and | to ", shown)):
+        raise LookupError("there is no such number")
+    return shown
+
+
+def files(readme: Path) -> list[Path]:
+    """README and the texts in docs/ beside it, which are filled together."""
+    return [readme, *sorted((readme.parent / "docs").glob("*.md"))]
 
 
 def pictures(results: Results, folder: Path) -> list[Path]:
