@@ -325,9 +325,8 @@ def test_a_run_that_begins_says_where_another_device_has_its_state(capsys: pytes
     folder = run_folder(train_spec(), CPU)
     folder.rename(folder.with_name(f"{folder.name}-cuda"))
     assert train(updates=1).updates == 1
-    assert (
-        f"{folder}-cuda has a state of this run, made on cuda: --device cuda continues from it" in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert f"{folder}-cuda has a state of this run, made on cuda: --device cuda continues from it" in said
 
 
 def annealed_spec() -> TrainSpec:
