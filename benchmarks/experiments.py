@@ -34,6 +34,7 @@ UPDATES = {"vma": 60_000, "soft": 30_000, "vae": 30_000, "gmn": 30_000}
 RECALL_UPDATES = {"paper": 200_000, "grown": 30_000}
 GROWN_EVERY = 6_000  # updates at each of the smaller memory sizes of a memory that grows
 LEARNED_UPDATES = {"learned-mnist": 50_000, "learned-omniglot": 30_000}
+LEARNED_SUITE_UPDATES = {"learned-mnist": 10_000, "learned-omniglot": 6_000}
 ABLATION_UPDATES = 10_000
 FAST_UPDATES = 20_000
 ANNEALING_UPDATES = 10_000  # in which a rate that was constant comes down to zero
@@ -236,9 +237,9 @@ def learned_cells(train: TrainSpec, name: str, last: tuple[int, int]) -> list[Ce
     """Train and test at K = 4, and the test set with the K and the number of targets `last`."""
     task = "learned" if train.learned_entries else None
     sides = (("train", 4, 1000), ("test", 4, 1000), ("test", *last))
+    updates = train.decay_updates or LEARNED_UPDATES[name]
     return [
-        Cell(train, EvalSpec(train.episode, k, targets, split=split, task=task), LEARNED_UPDATES[name])
-        for split, k, targets in sides
+        Cell(train, EvalSpec(train.episode, k, targets, split=split, task=task), updates) for split, k, targets in sides
     ]
 
 
@@ -254,6 +255,7 @@ def learned_mnist() -> Experiment:
     )
     vma = replace(vae, model="vma", num_samples=4, learned_entries=LEARNED_MNIST_ENTRIES[0], memory_shape=(256,))
     trainings = [*(replace(vma, learned_entries=entries) for entries in LEARNED_MNIST_ENTRIES), vae]
+    trainings += [suite(train, LEARNED_SUITE_UPDATES["learned-mnist"]) for train in trainings]
     cells = [cell for train in trainings for cell in learned_cells(train, "learned-mnist", (1000, 200))]
     return Experiment("learned-mnist", "Fig 2B, 4.1", "a memory that is learned, on binarised digits", tuple(cells))
 
@@ -264,11 +266,13 @@ def learned_omniglot() -> Experiment:
     """
     vma = TrainSpec(dataset="omniglot28", image_size=28, episode=EpisodeSpec("none"), learned_entries=256)
     vae = replace(vma, model="vae", num_samples=1, learned_entries=None)
-    trainings = [replace(vma, learned_entries=entries) for entries in LEARNED_OMNIGLOT_ENTRIES]
-    cells = [cell for train in trainings for cell in learned_cells(train, "learned-omniglot", (1000, 200))]
+    trainings = [*(replace(vma, learned_entries=entries) for entries in LEARNED_OMNIGLOT_ENTRIES), vae]
     regularised = [replace(train, network="narrow", weight_decay=3e-4) for train in (vma, vae)]
+    updates = LEARNED_SUITE_UPDATES["learned-omniglot"]
+    trainings += [suite(train, updates) for train in trainings]
+    regularised += [replace(suite(train, updates), weight_decay=train.weight_decay) for train in regularised]
+    cells = [cell for train in trainings for cell in learned_cells(train, "learned-omniglot", (1000, 200))]
     cells += [cell for train in regularised for cell in learned_cells(train, "learned-omniglot", (5000, 500))]
-    cells += learned_cells(vae, "learned-omniglot", (1000, 200))
     return Experiment("learned-omniglot", "4.2", "a memory that is learned, on 28x28 Omniglot", tuple(cells))
 
 
@@ -456,7 +460,9 @@ def annealed(train: TrainSpec) -> TrainSpec:
 
 
 def tuning() -> Experiment:
-    """How the suite's recipe was chosen: short runs for Table 1, one change at a time, on validation classes."""
+    """How the suite's recipe was chosen: short runs for Table 1, one change at a time, on validation classes; and runs
+    of full length beside them.
+    """
     cells = []
     for name, paper in table1_training().items():
         control = replace(suite(paper, TUNING_UPDATES), recipe="tuning")
@@ -495,6 +501,11 @@ def tuning() -> Experiment:
             Cell(train, EvalSpec(EpisodeSpec(), 4, 1000, split="validation"), TUNING_UPDATES, f"{name}-{variant}")
             for variant, train in variants.items()
         ]
+    lengths = {"vma-12000": table1_suite()["vma"], "vma-8000-more": table1_suite_again()}
+    cells += [
+        Cell(train, EvalSpec(EpisodeSpec(), 4, 1000, split="validation"), updates_of(train), name)
+        for name, train in lengths.items()
+    ]
     return Experiment("tuning", "4.2, 5", "how the suite's recipe was chosen", tuple(cells))
 
 

@@ -1,6 +1,7 @@
 """The command `python -m reports`: tables, figures and the one page from a folder of results."""
 
 import contextlib
+import itertools
 import json
 import shutil
 import sys
@@ -15,7 +16,7 @@ import tyro
 from reports import drawing, figures, inputs, page, readme, runs, tables
 from reports.command import check_folder, one_line, parse, print_anything
 from reports.outcomes import assess
-from reports.results import InputError, Results, read_results
+from reports.results import SUITE, InputError, Results, read_results
 
 INPUTS = "inputs.json"  # beside the figures: what each was drawn from, see `reports.inputs`
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,18 +59,19 @@ def write(results: Results, out: Path) -> list[Path]:
 
 def _write(results: Results, out: Path, new: Path) -> list[Path]:
     """`write`, by way of a folder for what is not whole yet. A figure whose inputs have not changed stays as it is."""
-    paths = [path for table in tables.TABLES for path in tables.save(results, new / "tables", table)]
-    known, made_of, drawings = _inputs(out), {}, {}
-    for spec in figures.FIGURES.values():
-        of = inputs.of_figure(results, spec.experiments)
-        files = [out / "figures" / f"{spec.name}.{suffix}" for suffix in drawing.FORMATS]
-        if known.get(spec.name) != of or not all(file.exists() for file in files):
-            figure = spec.draw(results)
-            files = [] if figure is None else drawing.save(figure, new / "figures", spec.name)
-        if files:
-            made_of[spec.name] = of
-            drawings[spec.name] = files[0].read_text(encoding="utf-8")
-            paths += files
+    paths, known, made_of, drawings = [], _inputs(out), {}, {}
+    for recipe, part in results.recipes.items():
+        paths += [path for table in tables.TABLES for path in tables.save(part, new / "tables", table, recipe)]
+        for spec in figures.FIGURES.values():
+            name, of = spec.name + recipe, inputs.of_figure(part, spec.experiments)
+            files = [out / "figures" / f"{name}.{suffix}" for suffix in drawing.FORMATS]
+            if known.get(name) != of or not all(file.exists() for file in files):
+                figure = spec.draw(part)
+                files = [] if figure is None else drawing.save(figure, new / "figures", name)
+            if files:
+                made_of[name] = of
+                drawings[name] = files[0].read_text(encoding="utf-8")
+                paths += files
     for path, text in (
         (new / "figures" / INPUTS, json.dumps(made_of, indent=1)),
         (new / "index.html", page.render(results, assess(results), drawings)),
@@ -83,7 +85,8 @@ def _write(results: Results, out: Path, new: Path) -> list[Path]:
         (out / "figures", figures.FIGURES, drawing.FORMATS),
     ):
         folder.mkdir(exist_ok=True)
-        for stale in (folder / f"{name}.{suffix}" for name in names for suffix in suffixes):
+        for name, suffix, recipe in itertools.product(names, suffixes, ("", f"-{SUITE}")):
+            stale = folder / f"{name}{recipe}.{suffix}"
             if stale not in whole:
                 stale.unlink(missing_ok=True)
     return [path.replace(out / path.relative_to(new)) if path.is_relative_to(new) else path for path in paths]

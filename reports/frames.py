@@ -6,6 +6,7 @@ A frame has a line a cell. Columns: the keys that tell cells apart; each metric 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -31,7 +32,12 @@ WAYS = ["classes", "shots"]
 # Lines stand in the order of their values, but for these columns.
 ORDER = {
     "model": ["vma", "soft", "vae"],
-    "variant": [*dict.fromkeys((*declared("ablations", "variant"), *declared("choices", "variant"), SAMPLED))],
+    "variant": [  # "control" comes first
+        *dict.fromkeys((*declared("ablations", "variant"), *declared("choices", "variant"), SAMPLED)),
+        *dict.fromkeys(
+            name.partition("-")[2] for name in declared("tuning", "variant") if not name.endswith("control")
+        ),
+    ],
     "split": ["train", "test"],
     "recipe": [
         *("paper", "smoke", "grown", "smoke-grown", "annealed", "smoke-annealed", "fast", "smoke-fast"),
@@ -72,7 +78,10 @@ def compared(results: Results, of: pd.DataFrame, keys: list[str], **against: Any
 
 def _rank(column: "pd.Series[Any]") -> "pd.Series[Any]":
     order = ORDER.get(str(column.name))
-    return column if order is None else column.map({value: place for place, value in enumerate(order)})
+    if order is None:
+        return column
+    places = {value: place for place, value in enumerate(order)}
+    return column.map(lambda value: value if pd.isna(value) else places.get(value, len(order)))
 
 
 @once
@@ -231,6 +240,14 @@ def choices(results: Results) -> pd.DataFrame:
     short = tuple(variant for variant in declared("choices", "variant") if variant != "k")
     of = rows(results, "choices", variant=short)
     return compared(results, of, ["variant", "num_samples"], variant="control")
+
+
+@once
+def tuning(results: Results) -> pd.DataFrame:
+    """Short runs, `compared` with the control of their model, and runs of full length by the suite's recipe."""
+    of = rows(replace(results, rows=pd.concat([results.rows, results.suite])), "tuning")
+    changed = [name.removeprefix(f"{model}-") for name, model in zip(of.variant, of.model, strict=True)]
+    return compared(results, of.assign(variant=changed), ["model", "variant", "num_samples"], variant="control")
 
 
 @once

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib as mpl
+import pandas as pd
 
 from reports import declared, targets
 from reports.results import PAPER, Results
@@ -21,7 +22,8 @@ def of_figure(results: Results, experiments: Iterable[str]) -> str:
 def of_rows(results: Results, experiments: Iterable[str]) -> str:
     """The hash of the experiments' rows, arrays and training logs, the paper's numbers and what is declared."""
     names, folder = set(experiments), results.folder
-    rows = results.rows[results.rows.experiment.isin(names)]
+    rows = pd.concat([results.rows, results.suite])
+    rows = rows[rows.experiment.isin(names)]
     files = [PAPER, declared.PATH]
     for name in sorted(names):
         files += [folder / f"{name}.jsonl", targets.path(folder, name), *sorted(folder.glob(f"pictures/{name}-*"))]

@@ -10,7 +10,7 @@ import pandas as pd
 from reports import findings
 from reports.declared import STAND_INS
 from reports.finding import Finder, Missing
-from reports.results import Results
+from reports.results import SUITE, Results
 from reports.rules import CLAIMS, Claim
 from reports.verdicts import Beside, Outcome, Verdict, judge
 
@@ -18,14 +18,30 @@ QUOTED = ("gmn", "iwae2", "rbm")  # models of others; of gmn, which is trained h
 
 
 def assess(results: Results) -> list[Outcome]:
-    """What became of every number of the paper, in the order of results/paper.csv.
+    """What became of every number of the paper, in the order of results/paper.csv: by the suite's recipe where that was
+    run, the paper's beside it, else by the paper's.
 
     Raises:
         KeyError: an id that neither a claim nor a quotation speaks for.
     """
-    found = [_outcome(results, row) for row in results.paper.to_dict("records")]
+    found = [_by_either(*one) for one in zip(*(assess_recipe(of) for of in results.recipes.values()), strict=True)]
     notes = findings.notes(found)
     return [replace(outcome, note=notes.get(outcome.id, "")) for outcome in found]
+
+
+def assess_recipe(results: Results) -> list[Outcome]:
+    """What became of every number by the recipe that `results` are of alone, without notes."""
+    return [_outcome(results, row) for row in results.paper.to_dict("records")]
+
+
+def _by_either(paper: Outcome, suite: Outcome | None = None) -> Outcome:
+    if suite is None or not suite.ours:
+        return paper
+    suite = replace(suite, recipe=SUITE)
+    if not paper.ours:
+        return suite
+    beside = Beside("the paper's recipe", paper.ours, paper.rows, f" ({paper.verdict}, {paper.updates} updates)")
+    return replace(suite, beside=(beside, *suite.beside))
 
 
 def _outcome(results: Results, paper: Mapping[Any, Any]) -> Outcome:

@@ -13,7 +13,7 @@ import numpy as np
 from reports import figures, tables
 from reports.declared import DECLARED, declared
 from reports.models import MODELS
-from reports.results import Results, missing_cells, stand_ins
+from reports.results import SUITE, Results, missing_cells, stand_ins
 from reports.verdicts import MEANINGS, VERDICTS, Outcome
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -32,6 +32,7 @@ FIRST = (
     *("recipe", "dataset", "split", "updates", "train_seed", "train_id", "eval_id", "commit", "dirty"),
     *("train_commits", "data_sha256", "device", "dtype", "threads", "torch", "created", "seconds"),
 )
+BY = {"": "", f"-{SUITE}": ", by the suite's recipe"}  # of `Results.recipes`
 PICTURE = "4a"  # the figure that stands beside the lookups and not among the others
 
 
@@ -83,7 +84,19 @@ def render(results: Results, outcomes: Sequence[Outcome], drawings: Mapping[str,
         environment.globals[name.replace(".", "_")] = (TEMPLATES / name).read_text(encoding="utf-8")
     experiments = _experiments(outcomes)
     sources = {outcome.id: _sources_of(outcome) for outcome in outcomes if outcome.rows}
-    shown = [_figure(results, name, drawings) for name in figures.FIGURES]
+    by_recipe = results.recipes.items()
+    shown = [
+        _figure(of, name, drawings, recipe)
+        for name in figures.FIGURES
+        for recipe, of in by_recipe
+        if not recipe or name + recipe in drawings
+    ]
+    listed = [
+        _table(of, name, recipe)
+        for name, spec in tables.TABLES.items()
+        for recipe, of in by_recipe
+        if spec.experiments or not recipe
+    ]
     return environment.get_template("page.html").render(
         results=results,
         title="SMOKE RUN - not results - VMA" if results.smoke else "VMA: the paper's numbers and ours",
@@ -102,9 +115,10 @@ def render(results: Results, outcomes: Sequence[Outcome], drawings: Mapping[str,
         dirty=sorted(results.rows[results.rows.dirty].experiment.unique()),
         sources=sources,
         specs=_specs(results, outcomes),
-        figures=[figure for figure in shown if figure["name"] != PICTURE],
-        pictures=[figure for figure in shown if figure["name"] == PICTURE],
-        tables=[_table(results, name) for name in tables.TABLES],
+        figures=[figure for figure in shown if figure["of"] != PICTURE],
+        pictures=[figure for figure in shown if figure["of"] == PICTURE],
+        tables=[table for table in listed if table["lines"] or table["name"] in tables.TABLES],
+        by_suite=sum(o.recipe == SUITE for o in outcomes),
         gaps={name: missing_cells(results, name) for name in DECLARED},
         lookups=lookups(results),
     )
@@ -181,12 +195,13 @@ def _experiments(outcomes: Iterable[Outcome]) -> list[Experiment]:
     return found
 
 
-def _figure(results: Results, name: str, drawings: Mapping[str, str]) -> dict[str, Any]:
+def _figure(results: Results, name: str, drawings: Mapping[str, str], recipe: str) -> dict[str, Any]:
     spec = figures.FIGURES[name]
-    svg = drawings.get(name)
+    svg = drawings.get(name + recipe)
     return {
-        "name": name,
-        "title": spec.title,
+        "of": name,
+        "name": name + recipe,
+        "title": spec.title + BY[recipe],
         "caption": spec.caption,
         "gaps": spec.missing(results),
         "source": None
@@ -195,13 +210,13 @@ def _figure(results: Results, name: str, drawings: Mapping[str, str]) -> dict[st
     }
 
 
-def _table(results: Results, name: str) -> dict[str, Any]:
+def _table(results: Results, name: str, recipe: str) -> dict[str, Any]:
     spec = tables.TABLES[name]
     frame = spec.frame(results)
     grid = None if frame.empty else spec.grid(frame)
     return {
-        "name": name,
-        "heading": spec.title,
+        "name": name + recipe,
+        "heading": spec.title + BY[recipe],
         "title": "" if grid is None else tables.title(results, name, frame).replace(f"{spec.title}. ", ""),
         "columns": [] if grid is None else [str(column) for column in grid.columns],
         "lines": [] if grid is None else [[str(value) for value in line] for line in grid.to_numpy()],

@@ -5,7 +5,6 @@ anew.
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ from reports import drawing, figures, findings, inputs
 from reports.aggregate import per_target
 from reports.command import one_line
 from reports.frames import once
-from reports.outcomes import assess
-from reports.results import InputError, Results
+from reports.outcomes import assess_recipe
+from reports.results import SUITE, InputError, Results
 from reports.tables import TABLES, markdown, title
 from reports.verdicts import VERDICTS, Outcome
 
@@ -43,12 +42,17 @@ STANDS = (
 
 
 def stands(results: Results) -> str:
-    """One row an experiment: the paper's number, ours by its recipe and by the suite's, the verdict, updates, seeds."""
-    ours = _outcomes(results)
-    by_suite = assess(replace(results, rows=results.suite)) if len(results.suite) else []
+    """One row an experiment: the paper's number, ours by its recipe and by the suite's; and the verdict, updates and
+    seeds, by the suite's recipe where that was run.
+    """
+    ours, *suite = _outcomes(results).values()
+    by_suite = suite[0] if suite else []
+    either = [two if two.ours else one for one, two in zip(ours, by_suite or ours, strict=True)]
     lines = []
     for what, pattern in STANDS:
-        those, suites = ([one for one in found if re.fullmatch(pattern, one.id)] for found in (ours, by_suite))
+        by_paper, suites, those = (
+            [one for one in found if re.fullmatch(pattern, one.id)] for found in (ours, by_suite, either)
+        )
         counts = {verdict: sum(one.verdict == verdict for one in those) for verdict in VERDICTS}
         several = len(those) > 1
         verdict = ", ".join(f"{name} ({count})" if several else name for name, count in counts.items() if count)
@@ -56,7 +60,10 @@ def stands(results: Results) -> str:
         updates = sorted({int(row["updates"]) for one in run for row in one.rows} - {0})
         seeds = max((len(one.seeds) or 1 for one in run), default="")
         made = " to ".join(f"{u:,}" for u in dict.fromkeys((*updates[:1], *updates[-1:])))
-        numbers = [[one.paper for one in those], *([one.ours for one in part if one.ours] for part in (run, suites))]
+        numbers = [
+            [one.paper for one in those],
+            *([one.ours for one in part if one.ours] for part in (by_paper, suites)),
+        ]
         lines.append([what, *map(_span, numbers), verdict, made, str(seeds)])
     head = ["", "paper", "ours, the paper's recipe", "ours, the suite's recipe", "verdict", "updates", "seeds"]
     return markdown(pd.DataFrame(lines, columns=head))
@@ -76,7 +83,11 @@ def _span(numbers: Sequence[str]) -> str:
 
 MARK = re.compile(r"(<!-- fill: (?P<what>[^>]+?) -->)(?P<shown>.*?)(<!-- end -->)", re.DOTALL)
 CURVES_AT = (1000, 2000, 4000, 8000, 12_000, 30_000, 60_000)  # updates
-_outcomes = once(assess)
+
+
+@once
+def _outcomes(results: Results) -> dict[str, list[Outcome]]:
+    return {recipe: assess_recipe(of) for recipe, of in results.recipes.items()}
 
 
 def filled(text: str, results: Results) -> str:
@@ -91,28 +102,31 @@ def filled(text: str, results: Results) -> str:
     - first N of CLAIM: our number over the first N targets, as commands with `--targets N` have it.
     - a field of a finding, see `findings.Finding`: `ours of fewshot.vae`, `range of difference of table1.vma.*`.
 
+    All are of the paper's recipe, or with `-suite` behind NAME or CLAIM of the suite's.
+
     Raises:
         InputError: naming a mark that is none of these, or that the rows have nothing for.
     """
 
     def fill(mark: re.Match[str]) -> str:
         what, *choices = (part.strip() for part in mark["what"].split(";"))
-        kind, _, names = what.partition(" ")
+        recipe = f"-{SUITE}" if what.endswith(f"-{SUITE}") else ""
+        kind, _, names = what.removesuffix(recipe).partition(" ")
         try:
-            if kind == "table":
-                shown = "\n" + _table(results, names, choices)
+            if kind == "stands":
+                shown = "\n" + stands(results)
+            elif kind == "table":
+                shown = "\n" + _table(results.recipes[recipe], names, choices)
             elif kind == "csv":
                 shown = "\n" + markdown(_chosen(_csv(results.folder / names), choices))
             elif kind == "curves":
                 shown = "\n" + markdown(_curves(results, names.split()))
             elif kind == "note":
-                shown = f"\n{_outcome(results, names).note}\n"
+                shown = f"\n{findings.notes(_outcomes(results)[recipe])[names]}\n"
             elif kind == "first":
-                shown = _first(results, *names.split(" of "))
-            elif what == "stands":
-                shown = "\n" + stands(results)
+                shown = _first(results.recipes[recipe], _outcomes(results)[recipe], *names.split(" of "))
             else:
-                shown = _field(results, what)
+                shown = _field(_outcomes(results)[recipe], what.removesuffix(recipe))
         except (LookupError, ValueError, OSError) as error:
             raise InputError(f"<!-- fill: {mark['what']} --> cannot be filled: {one_line(str(error))}") from None
         return f"{mark[1]}{shown}{mark[4]}"
@@ -160,29 +174,25 @@ def _curves(results: Results, runs: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["run", *(f"{update:,}" for update in CURVES_AT)])
 
 
-def _outcome(results: Results, claim: str) -> Outcome:
-    return {outcome.id: outcome for outcome in _outcomes(results)}[claim]
-
-
-def _first(results: Results, n: str, claim: str) -> str:
+def _first(results: Results, outcomes: Sequence[Outcome], n: str, claim: str) -> str:
     """A number of ours over the first n targets of its rows, the mean over seeds.
 
     Raises:
         LookupError: if its values at so many targets are not there.
     """
-    found = per_target(results, _outcome(results, claim).rows)
+    found = per_target(results, {outcome.id: outcome for outcome in outcomes}[claim].rows)
     if found is None or len(found.x_index) < int(n):
         raise LookupError(f"{claim} has no values of {n} targets")
     return f"{np.mean([values[: int(n)] for values in found.values.values()]):.1f}"
 
 
-def _field(results: Results, field: str) -> str:
+def _field(outcomes: Sequence[Outcome], field: str) -> str:
     """A field of a finding, filled in.
 
     Raises:
         LookupError: if it is no field, or a number in it is not there.
     """
-    shown = findings.filled(f"{{{field}}}", _outcomes(results))
+    shown = findings.filled(f"{{{field}}}", outcomes)
     if shown.startswith("{") or not all(part.strip("-") for part in re.split(", | and | to ", shown)):
         raise LookupError("there is no such number")
     return shown

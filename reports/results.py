@@ -1,7 +1,7 @@
 """A folder of results as one tidy frame, with the arrays, logs and specs beside it, and the rules of what counts."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,12 @@ class Results:
     left_out: tuple[str, ...]
     suite: pd.DataFrame
     _targets: dict[str, dict[Key, dict[str, Values]]] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def recipes(self) -> dict[str, "Results"]:
+        """What there is by the paper's recipe and by the suite's, by a suffix for names: "" and "-suite"."""
+        suite = replace(self, rows=self.suite, suite=self.suite.iloc[:0], left_out=())
+        return {"": self} | ({f"-{SUITE}": suite} if len(self.suite) else {})
 
     def of(self, experiment: str, **where: Any) -> pd.DataFrame:
         """The rows of an experiment that fit, see `select`."""
@@ -132,9 +138,18 @@ def read_results(folder: Path, paper: Path = PAPER) -> Results:
     decay = rows.train_id.map({key: spec.get("weight_decay") for key, spec in specs.items()})
     rows = rows.assign(weight_decay=rows.weight_decay.fillna(decay.astype(float)))
     own = rows.recipe.isin((SUITE, f"smoke-{SUITE}"))
-    suite, _ = _that_count(rows[own].assign(recipe="smoke" if smoke.all() else "paper"))
+    suite, _ = _that_count(_in_place_of_each(rows[own], specs).assign(recipe="smoke" if smoke.all() else "paper"))
     rows, left_out = _that_count(rows[~own])
     return Results(folder, rows, paper_numbers(paper), specs, bool(smoke.all()), left_out, suite)
+
+
+def _in_place_of_each(rows: pd.DataFrame, specs: Mapping[str, Any]) -> pd.DataFrame:
+    """Few-shot rows of a model that saw several numbers of examples in training: it stands in the place of the models
+    that the paper trains, one for each number.
+    """
+    several = {key for key, spec in specs.items() if (spec.get("episode") or {}).get("fewest_shots")}
+    drawn = (rows.experiment == "fewshot") & rows.train_id.isin(several)
+    return rows.assign(train_shots=rows.train_shots.mask(drawn, rows.shots))
 
 
 def only(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Results:

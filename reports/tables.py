@@ -315,6 +315,20 @@ TABLES = {
             {"variant": text_of("variant"), "K": whole("num_samples"), **compared("control"), **MADE},
         ),
         TableSpec(
+            "tuning",
+            f"How the suite's recipe was chosen: short runs, one change at a time. Validation {_NLL}; differences to "
+            "the control of the same model are paired on the same targets",
+            ("tuning",),
+            frames.tuning,
+            {
+                "model": models_of,
+                "change": text_of("variant"),
+                "K": whole("num_samples"),
+                **compared("control"),
+                **MADE,
+            },
+        ),
+        TableSpec(
             "num-samples",
             f"What the text leaves open: K. Test {_NLL_K} of the few-shot model and the plain VAE on few-shot episodes",
             ("choices",),
@@ -395,8 +409,9 @@ def title(results: Results, name: str, frame: pd.DataFrame) -> str:
     return ". ".join(parts) + "."
 
 
-def save(results: Results, folder: Path, name: str) -> list[Path]:
-    """Write a table as NAME.md, NAME.tex and, its frame, as NAME.csv; return the paths, none if it has no line.
+def save(results: Results, folder: Path, name: str, recipe: str = "") -> list[Path]:
+    """Write a table as NAME.md, NAME.tex and, its frame, as NAME.csv, NAME being followed by the recipe's suffix;
+    return the paths, none if it has no line.
 
     Raises:
         InputError: if an artifact is damaged.
@@ -404,7 +419,7 @@ def save(results: Results, folder: Path, name: str) -> list[Path]:
     """
     spec = TABLES[name]
     frame = spec.frame(results)
-    if frame.empty:
+    if frame.empty or (recipe and not spec.experiments):  # times are of no recipe
         return []
     grid = spec.grid(frame)
     folder.mkdir(parents=True, exist_ok=True)
@@ -416,7 +431,7 @@ def save(results: Results, folder: Path, name: str) -> list[Path]:
     }
     paths = []
     for suffix, content in contents.items():
-        paths.append(folder / f"{name}.{suffix}")
+        paths.append(folder / f"{name}{recipe}.{suffix}")
         paths[-1].write_text(content, encoding="utf-8")
     return paths
 

@@ -63,6 +63,7 @@ class Outcome:
     unit: str
     paper: str
     verdict: Verdict
+    recipe: str = "paper"
     command: str = ""
     reason: str = ""
     ours: str = ""

@@ -20,6 +20,7 @@ from reports.figures import (
     classification as classification,
     estimators as estimators,
     wallclock as wallclock,
+    recipes as recipes,
     training as training,
 )
 

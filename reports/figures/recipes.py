@@ -1,0 +1,81 @@
+"""Training by the paper's recipe and by the suite's, against updates and against time."""
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from reports import runs as table_of_runs
+from reports.drawing import INK, PALE, grid_of_axes, thousands
+from reports.figures.spec import figure
+from reports.models import label
+from reports.results import Results
+
+EXPERIMENTS = ("table1", "fewshot")
+DATA = {"omniglot_gmn": "Table 1", "omniglot45_5": "45/5 split"}
+RECIPES: dict[str, dict[str, Any]] = {
+    "the paper's recipe": {"color": PALE, "ls": "--"},
+    "the suite's recipe": {"color": INK, "ls": "-"},
+}
+
+
+@figure(
+    "recipes",
+    "The paper's recipe and the suite's",
+    "The bound on validation classes as NLL, with the K of training, of every model that was trained by both recipes: "
+    "above against updates, below against the seconds of training, each on the machine and in the precision that it "
+    "had. A run that goes on from the weights of another stands after it.",
+    *EXPERIMENTS,
+)
+def figure_recipes(results: Results) -> Figure | None:
+    papers, suites = _runs(results.rows), _runs(results.suite)
+    panels = [key for key in suites if key in papers]
+    if not panels:
+        return None
+    figure, axes = grid_of_axes(2, len(panels), 2.9 * len(panels) + 0.6, 5.6, sharey="col")
+    for column, key in zip(axes.T, panels, strict=True):
+        data, model, read = key
+        for (name, style), train_ids in zip(RECIPES.items(), (papers[key], suites[key]), strict=True):
+            for log in (curve for one in train_ids if (curve := _curve(results, one)) is not None):
+                for axis, against in zip(column, ("update", "seconds"), strict=True):
+                    axis.plot(log[against], -log.validation_bound, **style, lw=1.2, label=name)
+        column[0].set_title(f"{label(model, read)}, {DATA[data]}")
+        for axis, words in zip(column, ("updates", "seconds"), strict=True):
+            axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(FuncFormatter(thousands))
+            axis.xaxis.set_minor_formatter(NullFormatter())
+            axis.set_xlabel(words)
+    for row in axes:
+        row[0].set_ylabel("validation NLL, nats")
+    lines = {line.get_label(): line for line in axes[0][0].get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _runs(rows: pd.DataFrame) -> dict[tuple[str, str, Any], list[str]]:
+    """The runs that train as VMA does by data, model and what it reads, in the order of `EXPERIMENTS`."""
+    known = rows[rows.experiment.isin(EXPERIMENTS) & rows.dataset.isin(DATA) & rows.variant.isna()]
+    known = known[(known.train_protocol != "gmn") & (known.updates > 0)]
+    found: dict[tuple[str, str, Any], list[str]] = {}
+    for _, row in known.drop_duplicates("train_id").iterrows():
+        read = row["read"] if isinstance(row["read"], str) else None
+        found.setdefault((row.dataset, row.model, read), []).append(row.train_id)
+    return found
+
+
+def _curve(results: Results, train_id: str) -> pd.DataFrame | None:
+    """Where the validation bound was taken, after that of the run whose weights this one begins from."""
+    log = results.training_log(train_id)
+    if log is None:
+        return None
+    log = log[log.validation_bound.notna()]
+    name, _, updates = (results.specs.get(train_id, {}).get("start") or "").rpartition("-")
+    known = table_of_runs.table(results) if name else pd.DataFrame(columns=table_of_runs.COLUMNS)
+    begun = known[known.weights == f"checkpoints/{name}.safetensors"]
+    before = _curve(results, begun.train_id.iloc[0]) if len(begun) else None
+    if before is None:
+        return log
+    before = before[before["update"] <= int(updates)]
+    ends = before[["update", "seconds"]].iloc[-1]
+    return pd.concat([before, log.assign(**{key: log[key] + ends[key] for key in ends.index})])
