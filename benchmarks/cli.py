@@ -263,7 +263,7 @@ def resolve_device(options: DataOptions) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError):
-        raise InputError(f"--device {name} is not to be had on this machine: use --device cpu") from None
+        raise InputError(f"--device {name} is not available on this machine: use --device cpu") from None
     return device
 
 

@@ -91,7 +91,7 @@ def table1_training() -> dict[str, TrainSpec]:
 
     Open in the text, and decided here: episodes of 8 classes x 4 targets with 4 examples a class in memory, as in the
     few-shot experiments; 3e-4 of the two learning rates; soft attention on the very same episodes with one sample
-    (section 5), reading features rather than images (see the README for how the two compare on validation classes); the
+    (section 5), reading features rather than images (docs/decisions.md compares the two on validation classes); the
     plain VAE with one sample too.
     """
     vma = TrainSpec(dataset="omniglot_gmn", image_size=28, network="small", weight_decay=3e-4)

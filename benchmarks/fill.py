@@ -35,7 +35,7 @@ def training_episode(
     shots: int | None = None,
     targets: int | None = None,
 ) -> EpisodeSpec:
-    """The episodes of a training with what is given in the place of its own; and, unless `classes` are given, with
+    """The episodes of a training with what is given instead of its own; and, unless `classes` are given, with
     fewer of them where the set has no more with enough drawings.
 
     Raises:
@@ -65,8 +65,8 @@ def training_episode(
         )
     if enough < episode.classes:
         warnings.warn(
-            f"{data.name}: episodes of training have {enough} classes in the place of {episode.classes}, which is all "
-            f"that it has with {needed} drawings",
+            f"{data.name}: episodes of training have {enough} classes instead of {episode.classes}: no more have "
+            f"{needed} drawings",
             stacklevel=2,
         )
         episode = replace(episode, classes=enough)

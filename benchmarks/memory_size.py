@@ -59,7 +59,7 @@ class Options(EvaluationOptions):
     """per_class: that many examples of each class, without the target. gmn: that many in total, drawn with replacement.
     """
     classify: bool = False
-    """Classify the targets in the place of the NLL: by q(a|x), by likelihood, and with entries shifted by a pixel."""
+    """Classify the targets instead of scoring them: by q(a|x), by likelihood, and with entries shifted by a pixel."""
 
 
 def run(options: Options) -> None:

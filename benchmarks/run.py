@@ -173,7 +173,7 @@ def sweep(jobs: Sequence[Job], options: Options, at_once: int) -> list[Failure]:
         print(f"error: {error}; states of training and rows are kept: start it again, and then this", file=sys.stderr)
         raise SystemExit(1) from None
     except Stopped:
-        print("stopped; states of training and rows are kept, and the same command goes on from there", file=sys.stderr)
+        print("stopped; states of training and rows are kept, and the same command continues", file=sys.stderr)
         raise
 
 

@@ -35,7 +35,6 @@ from vma.evaluation import (
     join,
     own_entry_probability,
 )
-from vma.graph import WARM_UP
 from vma.model import Z_GRADIENTS
 from vma.protocol import EmbeddingModel, Model, has_address
 from vma.statistics import clustered_stderr, interval

@@ -298,7 +298,7 @@ def other_settings(trained_as: Mapping[str, Any], spec: TrainSpec) -> str | None
     before, now = (f"{s['dtype']} on {s['threads']} CPU threads" for s in (trained_as, identity(spec)))
     if before == now:
         return None
-    return f"begun in {before}, it goes on in {now}: rounding differs from that of an undisturbed run"
+    return f"begun in {before}, it continues in {now}: rounding differs from that of an undisturbed run"
 
 
 def elsewhere(spec: TrainSpec, device: torch.device) -> str | None:
@@ -307,7 +307,7 @@ def elsewhere(spec: TrainSpec, device: torch.device) -> str | None:
         folder = run_folder(spec, torch.device(other))
         if _has_state(folder / "checkpoint.safetensors"):
             return (
-                f"{folder} has a state of this run, made on {other}: --device {other} goes on from it; here it begins"
+                f"{folder} has a state of this run, made on {other}: --device {other} continues from it; here it begins"
             )
     return None
 

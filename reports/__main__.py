@@ -34,8 +34,8 @@ class Options:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = ROOT / "reports" / "out"
     """Folder to write to: index.html, tables/ and figures/."""
     readme: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Also write anew what is made of the committed rows: the numbers between the marks of this file (README.md), its
-    pictures in docs/images beside it, and runs.csv in the folder of results."""
+    """Also write anew what is made of the rows: the numbers and tables between the marks of this file (README.md) and
+    of docs/*.md beside it, the pictures in docs/images, and runs.csv in the folder of results."""
 
 
 def write(results: Results, out: Path) -> list[Path]:
@@ -104,7 +104,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise InputError(f"--readme {path} is no text in UTF-8: give README.md") from None
+        raise InputError(f"--readme: {path} is no text in UTF-8: give README.md") from None
 
 
 def _replace_text(path: Path, text: str) -> None:
@@ -122,11 +122,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parse(Options, "reports", argv)
         check_folder("--out", options.out)
         results = read_results(options.results)
-        text = None if options.readme is None else readme.filled(_read(options.readme), results)
+        texts = {} if options.readme is None else {path: _read(path) for path in readme.files(options.readme)}
+        texts = {path: readme.filled(text, results) for path, text in texts.items()}
         paths = write(results, options.out)
-        if options.readme is not None and text is not None:
-            _replace_text(options.readme, text)
-            paths += readme.pictures(results, options.readme.parent / "docs" / "images")
+        if options.readme is not None:
+            for path, text in texts.items():
+                _replace_text(path, text)
+            paths += [*texts, *readme.pictures(results, options.readme.parent / "docs" / "images")]
             paths.append(results.folder / runs.NAME)
             _replace_text(paths[-1], runs.table(results).to_csv(index=False))
     except InputError as error:

@@ -19,7 +19,7 @@ class Finding:
     - claims: patterns of the ids that it speaks for.
     - runs: by train_id, the updates after which a run had the numbers that are typed in the text.
     - text: with fields `{NAME of PATTERN}`: NAME of each claim's outcome that fits, "84, 94 and 64"; or `{range of NAME
-      of PATTERN}`, "2.4 to 3.3". NAME is ours, difference or the label of what stands beside it.
+      of PATTERN}`, "2.4 to 3.3". NAME is ours, paper, difference, updates or the label of what stands beside it.
     """
 
     claims: tuple[str, ...]
@@ -44,7 +44,7 @@ def notes(outcomes: Sequence[Outcome], known: Sequence[Finding] | None = None) -
             same = [finding.runs[run] == updates for run, updates in runs.items() if run in finding.runs]
             speaks = fits(outcome.id, finding.claims)
             if speaks and outcome.rows and all(same) and (same or not finding.runs):
-                found[outcome.id] = _filled(finding.text, outcomes)
+                found[outcome.id] = filled(finding.text, outcomes)
     return found
 
 
@@ -53,9 +53,17 @@ def fits(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _filled(text: str, outcomes: Sequence[Outcome]) -> str:
+def filled(text: str, outcomes: Sequence[Outcome]) -> str:
+    """The text with its fields filled in, see `Finding`; "-" stands for a number that is not there.
+
+    Raises:
+        LookupError: for a field whose pattern no outcome fits.
+    """
+
     def fill(field: re.Match[str]) -> str:
         numbers = [_number(one, field["name"]) for one in outcomes if fits(one.id, [field["pattern"]])]
+        if not numbers:
+            raise LookupError(f"{field['pattern']} fits no claim")
         if field["range"]:
             ends = sorted(numbers, key=float)
             return f"{ends[0]} to {ends[-1]}"
@@ -67,5 +75,6 @@ def _filled(text: str, outcomes: Sequence[Outcome]) -> str:
 def _number(outcome: Outcome, name: str) -> str:
     if name == "difference":
         return "-" if outcome.difference is None else f"{outcome.difference:.1f}"
-    words = {"ours": outcome.ours, **{part.label: part.ours for part in outcome.beside}}
+    words = {"ours": outcome.ours, "paper": outcome.paper, "updates": outcome.updates}
+    words |= {part.label: part.ours for part in outcome.beside}
     return words.get(name, "-").split(" ± ")[0]

@@ -1,23 +1,29 @@
-"""What README shows of the rows, numbers and pictures: `python -m reports --readme README.md` writes them anew."""
+"""What README and docs/ show of the rows: numbers, tables, pictures. `python -m reports --readme README.md` writes them
+anew.
+"""
 
 import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from reports import drawing, figures, inputs
+from reports import drawing, figures, findings, inputs
+from reports.aggregate import per_target
+from reports.command import one_line
+from reports.frames import once
 from reports.outcomes import assess_recipe
-from reports.results import InputError, Results
-from reports.tables import markdown
-from reports.verdicts import VERDICTS
+from reports.results import SUITE, InputError, Results
+from reports.tables import TABLES, markdown, title
+from reports.verdicts import VERDICTS, Outcome
 
 COLOURS_OF_A_PICTURE = 128  # which keep a PNG below 300 kB
 # Pictures: the name of the file, and the figure that it is.
-PICTURES = {"samples": "4a", "lookup": "3", "scaling": "5a", "table1": "table1"}
+PICTURES = {"samples": "4a", "lookup": "3", "scaling": "5a", "table1": "table1", "wallclock": "wallclock"}
 
 # Where it stands: what, and the ids of the numbers of the paper that it is.
 STANDS = (
@@ -36,12 +42,17 @@ STANDS = (
 
 
 def stands(results: Results) -> str:
-    """One row an experiment: the paper's number, ours by its recipe and by the suite's, the verdict, updates, seeds."""
-    ours, *suite = (assess_recipe(of) for of in results.recipes.values())
+    """One row an experiment: the paper's number, ours by its recipe and by the suite's; and the verdict, updates and
+    seeds, by the suite's recipe where that was run.
+    """
+    ours, *suite = _outcomes(results).values()
     by_suite = suite[0] if suite else []
+    either = [two if two.ours else one for one, two in zip(ours, by_suite or ours, strict=True)]
     lines = []
     for what, pattern in STANDS:
-        those, suites = ([one for one in found if re.fullmatch(pattern, one.id)] for found in (ours, by_suite))
+        by_paper, suites, those = (
+            [one for one in found if re.fullmatch(pattern, one.id)] for found in (ours, by_suite, either)
+        )
         counts = {verdict: sum(one.verdict == verdict for one in those) for verdict in VERDICTS}
         several = len(those) > 1
         verdict = ", ".join(f"{name} ({count})" if several else name for name, count in counts.items() if count)
@@ -49,7 +60,10 @@ def stands(results: Results) -> str:
         updates = sorted({int(row["updates"]) for one in run for row in one.rows} - {0})
         seeds = max((len(one.seeds) or 1 for one in run), default="")
         made = " to ".join(f"{u:,}" for u in dict.fromkeys((*updates[:1], *updates[-1:])))
-        numbers = [[one.paper for one in those], *([one.ours for one in part if one.ours] for part in (run, suites))]
+        numbers = [
+            [one.paper for one in those],
+            *([one.ours for one in part if one.ours] for part in (by_paper, suites)),
+        ]
         lines.append([what, *map(_span, numbers), verdict, made, str(seeds)])
     head = ["", "paper", "ours, the paper's recipe", "ours, the suite's recipe", "verdict", "updates", "seeds"]
     return markdown(pd.DataFrame(lines, columns=head))
@@ -67,20 +81,126 @@ def _span(numbers: Sequence[str]) -> str:
     )
 
 
-MARKS = ("<!-- stands -->\n", "<!-- end of stands -->")
+MARK = re.compile(r"(<!-- fill: (?P<what>[^>]+?) -->)(?P<shown>.*?)(<!-- end -->)", re.DOTALL)
+CURVES_AT = (1000, 2000, 4000, 8000, 12_000, 30_000, 60_000)  # updates
+
+
+@once
+def _outcomes(results: Results) -> dict[str, list[Outcome]]:
+    return {recipe: assess_recipe(of) for recipe, of in results.recipes.items()}
 
 
 def filled(text: str, results: Results) -> str:
-    """The text with the table of where it stands made anew, between its marks.
+    """The text with what stands between each `<!-- fill: WHAT -->` and the next `<!-- end -->` made anew from the rows.
+
+    WHAT is one of:
+    - stands: where each experiment stands, see `stands`.
+    - table NAME: a table of the report under its title; csv FILE: a file of the folder of results. What follows chooses
+      lines and columns: `; COLUMN = TEXT; columns = COLUMN / COLUMN`.
+    - curves TRAIN_ID ...: validation NLL in the logs of training.
+    - note CLAIM: what was found where a number misses (findings.toml).
+    - first N of CLAIM: our number over the first N targets, as commands with `--targets N` have it.
+    - a field of a finding, see `findings.Finding`: `ours of fewshot.vae`, `range of difference of table1.vma.*`.
+
+    All are of the paper's recipe, or with `-suite` behind NAME or CLAIM of the suite's.
 
     Raises:
-        InputError: if it has no such marks.
+        InputError: naming a mark that is none of these, or that the rows have nothing for.
     """
-    before, first, rest = text.partition(MARKS[0])
-    _, last, after = rest.partition(MARKS[1])
-    if not last:
-        raise InputError("--readme has no block stands: put <!-- stands --> and <!-- end of stands --> into it")
-    return f"{before}{first}{stands(results)}{last}{after}"
+
+    def fill(mark: re.Match[str]) -> str:
+        what, *choices = (part.strip() for part in mark["what"].split(";"))
+        recipe = f"-{SUITE}" if what.endswith(f"-{SUITE}") else ""
+        kind, _, names = what.removesuffix(recipe).partition(" ")
+        try:
+            if kind == "stands":
+                shown = "\n" + stands(results)
+            elif kind == "table":
+                shown = "\n" + _table(results.recipes[recipe], names, choices)
+            elif kind == "csv":
+                shown = "\n" + markdown(_chosen(_csv(results.folder / names), choices))
+            elif kind == "curves":
+                shown = "\n" + markdown(_curves(results, names.split()))
+            elif kind == "note":
+                shown = f"\n{findings.notes(_outcomes(results)[recipe])[names]}\n"
+            elif kind == "first":
+                shown = _first(results.recipes[recipe], _outcomes(results)[recipe], *names.split(" of "))
+            else:
+                shown = _field(_outcomes(results)[recipe], what.removesuffix(recipe))
+        except (LookupError, ValueError, OSError) as error:
+            raise InputError(f"<!-- fill: {mark['what']} --> cannot be filled: {one_line(str(error))}") from None
+        return f"{mark[1]}{shown}{mark[4]}"
+
+    return MARK.sub(fill, text)
+
+
+def _table(results: Results, name: str, choices: Sequence[str]) -> str:
+    frame = TABLES[name].frame(results)
+    grid = _chosen(TABLES[name].grid(frame), choices)
+    return markdown(grid, title(results, name, frame))
+
+
+def _chosen(grid: pd.DataFrame, choices: Sequence[str]) -> pd.DataFrame:
+    """The lines and columns of a grid that are chosen, see `filled`, without columns that are empty.
+
+    Raises:
+        LookupError: if there is no such column or no such line.
+    """
+    for choice in choices:
+        column, _, value = choice.partition(" = ")
+        grid = grid[value.split(" / ")] if column == "columns" else grid[grid[column] == value].drop(columns=column)
+    if grid.empty:
+        raise LookupError("there is no such line")
+    return grid.loc[:, (grid != "").any()]
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path).map(lambda value: f"{value:.4g}" if isinstance(value, float) else str(value))
+
+
+def _curves(results: Results, runs: Sequence[str]) -> pd.DataFrame:
+    """A line a run: the validation NLL in its log (its bound, negated) after CURVES_AT updates.
+
+    Raises:
+        LookupError: if a run has no log.
+    """
+    lines = []
+    for run in runs:
+        log = results.training_log(run)
+        if log is None:
+            raise LookupError(f"{run} has no log")
+        bounds = log.set_index("update").validation_bound.reindex(list(CURVES_AT))
+        lines.append([results.training_logs(run)[0].stem, *("" if b != b else f"{-b:.1f}" for b in bounds)])
+    return pd.DataFrame(lines, columns=["run", *(f"{update:,}" for update in CURVES_AT)])
+
+
+def _first(results: Results, outcomes: Sequence[Outcome], n: str, claim: str) -> str:
+    """A number of ours over the first n targets of its rows, the mean over seeds.
+
+    Raises:
+        LookupError: if its values at so many targets are not there.
+    """
+    found = per_target(results, {outcome.id: outcome for outcome in outcomes}[claim].rows)
+    if found is None or len(found.x_index) < int(n):
+        raise LookupError(f"{claim} has no values of {n} targets")
+    return f"{np.mean([values[: int(n)] for values in found.values.values()]):.1f}"
+
+
+def _field(outcomes: Sequence[Outcome], field: str) -> str:
+    """A field of a finding, filled in.
+
+    Raises:
+        LookupError: if it is no field, or a number in it is not there.
+    """
+    shown = findings.filled(f"{{{field}}}", outcomes)
+    if shown.startswith("{") or not all(part.strip("-") for part in re.split(", | and | to ", shown)):
+        raise LookupError("there is no such number")
+    return shown
+
+
+def files(readme: Path) -> list[Path]:
+    """README and the texts in docs/ beside it, which are filled together."""
+    return [readme, *sorted((readme.parent / "docs").glob("*.md"))]
 
 
 def pictures(results: Results, folder: Path) -> list[Path]:

@@ -225,7 +225,7 @@ def fewshot_claims() -> dict[str, Claim]:
             "fewshot",
             "higher",
             "the better of 1 and 2 classes is judged: a baseline that is weak would flatter VMA; two standard errors "
-            "between targets, some 5 nats, would hide a weak one too: read the difference itself",
+            "between targets would hide a weak one too: read the difference itself",
             lowest([soft(1), soft(2)]),
             {
                 "K = 1000": lowest([soft(1, 1000), soft(2, 1000)]),

@@ -28,7 +28,7 @@ from reports.columns import (
 )
 from reports.declared import DECLARED
 from reports.models import label
-from reports.results import SAMPLED, Results, paper_numbers, select, stand_ins
+from reports.results import SAMPLED, TIMED, Results, paper_numbers, select, stand_ins
 
 OWN = "own-models"  # the table of the user's models, where there are any
 RULES = {"address": "q(a|x)", "likelihood": "likelihood", "shifted": "likelihood, entries shifted too"}
@@ -89,6 +89,9 @@ def table1_grid(frame: pd.DataFrame) -> pd.DataFrame:
                 if "paper" in cells and cells.paper.notna().any():
                     add("", "", "paper", [number(v) for v in by_shots.paper])
                     add("", "", "ours - paper", [with_sign(v) for v in by_shots.difference])
+                if "committed" in cells and cells.committed.notna().any():
+                    add("", "", "committed", [number(v) for v in by_shots.committed])
+                    add("", "", "ours - committed", [with_sign(v, digits=2) for v in by_shots.minus_committed])
                 if "minus_vma" in cells and cells.minus_vma.notna().any():
                     pairs = zip(by_shots.minus_vma, by_shots.minus_vma_stderr, strict=True)
                     add("", "", "ours - our VMA", [with_sign(v, s) for v, s in pairs])
@@ -97,7 +100,11 @@ def table1_grid(frame: pd.DataFrame) -> pd.DataFrame:
         add("GMN, quoted (in total)", str(c), "paper", [number(v) for v in figures.reindex(shots)])
     vae = frame[frame.model == "vae"]
     if len(vae):
-        add(label("vae"), "", "ours", [number(vae.value.iloc[0], vae.stderr.iloc[0])] + [""] * (len(shots) - 1))
+        rest = [""] * (len(shots) - 1)
+        add(label("vae"), "", "ours", [number(vae.value.iloc[0], vae.stderr.iloc[0]), *rest])
+        if "committed" in vae and vae.committed.notna().any():
+            add("", "", "committed", [number(vae.committed.iloc[0]), *rest])
+            add("", "", "ours - committed", [with_sign(vae.minus_committed.iloc[0], digits=2), *rest])
     return pd.DataFrame(lines, columns=["model", "C", "", *(f"{s:.0f}" for s in shots)])
 
 
@@ -383,7 +390,7 @@ TABLES = {
         ),
         TableSpec(
             "timing-ratios",
-            "How much faster what exists for speed is, medians and quartiles over rounds in which both took turns",
+            "What exists for speed: ratios of times, medians and quartiles over interleaved runs",
             (),
             timing.ratios,
             timing.RATIOS,
@@ -411,7 +418,7 @@ def title(results: Results, name: str, frame: pd.DataFrame) -> str:
     """What stands above a table with this frame: what it shows, what its marks mean, and what its rows are of."""
     spec = TABLES[name]
     rows = results.rows[results.rows.experiment.isin(spec.experiments)]
-    parts = [spec.title, "± standard error"] if spec.experiments else [spec.title]
+    parts = [spec.title, "± standard error"] if spec.experiments not in ((), (TIMED,)) else [spec.title]
     if frame.dirty.any():
         parts.append("* made by code that differs from any commit")
     if results.smoke:

@@ -12,30 +12,30 @@ COLUMNS = ("name", "ratio", "q25", "q75", "device", "commit")
 
 # What each ratio is, and the least that the suite wants of it.
 MEANINGS: dict[str, tuple[str, float | None]] = {
-    "update-vs-plain": ("how many times faster than the reference path an update is, few-shot model", 2.2),
+    "update-vs-plain": ("speed-up of the few-shot update over the reference path", 2.2),
     "flops-vs-matmul": (
-        "operations of the reference path's update in the time of an update, as a fraction of a matrix product's "
-        "(bfloat16, 2,048 x 2,048)",
+        "operations of the reference path's update in the time of a fast one, as a fraction of the rate of a matrix "
+        "product (bfloat16, 2,048 x 2,048)",
         0.6,
     ),
-    "mlp-update-vs-plain": ("as update-vs-plain, MLPs that learn to recall from 256 digits", None),
-    "update-vs-float32": ("how many times faster than float32 mixed precision is, same code", None),
+    "mlp-update-vs-plain": ("speed-up of the MLPs' update over the reference path: recall of 256 digits", None),
+    "update-vs-float32": ("speed-up by mixed precision over float32, same code", None),
     "hard-exact-vs-soft-features-4096": (
-        "how many times faster VMA's update (K = 4) is than that of soft attention over features (K = 1), 4,096 "
-        "entries, a gradient for each",
+        "speed-up of VMA's update (K = 4) over that of soft attention over features (K = 1): 4,096 entries, a gradient "
+        "for each",
         None,
     ),
     "hard-approx-vs-soft-features-4096": (
-        "the same, VMA's memory with a gradient for the entries that are drawn and a sample of the others",
+        "the same, VMA's gradient reaching the drawn entries and a sample of the others",
         None,
     ),
     "evaluate-vs-loop": (
-        "how many times faster than the training forward in a loop a target is evaluated, K = 1,000, 2,736 entries, "
-        "144 targets that share a memory",
+        "speed-up of evaluating a target over the training forward in a loop: K = 1,000, 2,736 entries, 144 targets "
+        "that share a memory",
         5.0,
     ),
     "evaluate-vs-loop-alone": ("the same for one target with a memory of its own", None),
-    "graph-vs-eager": ("how many times faster an update is as one CUDA graph", None),
+    "graph-vs-eager": ("speed-up of an update as one CUDA graph", None),
     "side-by-side-throughput": ("updates a second of four processes on one device against one alone", None),
 }
 

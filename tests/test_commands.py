@@ -1,6 +1,7 @@
 """The commands as a user types them: a whole run on built-in characters, its files, and one line for each mistake."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from benchmarks import compare_paths, experiments, memory_size, run, scaling, st
 from benchmarks.cli import run_command
 from benchmarks.spec import TrainSpec
 from benchmarks.training import run_folder, train
-from reports import tables
+from reports import results, tables
 from vma.data import load
 from vma.errors import DataUnavailable
 
@@ -38,7 +39,7 @@ def test_table1_runs_through_and_says_what_it_ran_on(tmp_path: Path, capsys: pyt
     assert f"Table 1. {BUILT_IN}" in printed
     rows = store.read_rows(out / "table1.jsonl")
     nll = [row for row in rows if row["metric"] == "nll"]
-    assert len(nll) == 28 + 28 + 1
+    assert len(nll) == 28 + 4 + 1, "soft attention at the corners"
     assert {row["updates"] for row in rows} == {2}
     assert {row["dataset"] for row in rows} == {"strokes"}
     assert all(tuple(row)[: len(store.ROW_KEYS)] == store.ROW_KEYS for row in rows)
@@ -61,6 +62,19 @@ def test_cells_that_have_their_rows_are_not_evaluated_again(tmp_path: Path, caps
     assert again[again.index("Table 1.") :] == printed[printed.index("Table 1.") :]
     assert call(table1, *arguments, "--again") == 0
     assert len((tmp_path / "table1.jsonl").read_bytes()) > len(first)
+
+
+def test_table1_is_compared_with_committed_rows_target_by_target(tmp_path: Path) -> None:
+    for name, targets in (("committed", "4"), ("ours", "3")):
+        tiny = [*TINY[:-4], "--targets", targets, *TINY[-2:]]
+        assert call(table1, "--dataset", "strokes", "--out", str(tmp_path / name), *tiny, "--models", "vma", "vae") == 0
+    ours, committed = (results.read_results(tmp_path / name) for name in ("ours", "committed"))
+    found = table1.beside(ours, committed)
+    assert len(found) == 28 + 1
+    assert found.minus_committed.abs().max() < 1e-3
+    nll = ours.rows[ours.rows.metric == "nll"].value
+    assert np.allclose(sorted(found.committed), sorted(nll), atol=1e-3)
+    assert table1.beside(ours, replace(committed, rows=committed.rows.assign(updates=3))).empty, "other weights"
 
 
 def test_table1_under_gmn_sets_duplicated_targets_apart(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,21 @@ def test_a_model_of_ones_own_is_compared_with_vma(capsys: pytest.CaptureFixture[
     assert other.startswith("VariationalMemoryAddressing: test NLL ")
     nll = [float(line.split()[3]) for line in (own, other)]
     assert float(difference.split()[3]) == pytest.approx(nll[1] - nll[0], abs=0.02)
+
+
+def test_the_python_of_readme_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    script = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    short = {"range(1000)": "range(2)", "% 100": "% 2", "range(10)": "range(1)", "num_samples=100": "num_samples=2"}
+    for long, little in short.items():
+        assert long in script
+        script = script.replace(long, little)
+    exec(compile(script, "README.md", "exec"), {})
+    sampled, trained, scored = capsys.readouterr().out.splitlines()
+    assert sampled == "torch.Size([12, 1, 26, 26]) torch.Size([12, 1, 26, 26])"
+    assert trained.startswith("2 -")
+    assert len(scored.split(", ")) == 2
 
 
 def test_the_demo_samples_and_looks_up() -> None:

@@ -49,7 +49,7 @@ def test_ten_classes_of_ten_drawings_go_all_the_way(tmp_path: Path, capsys: pyte
     assert call(scaling, *data, *out, "--updates", 2) == 0
     said = capsys.readouterr()
     assert "100 images are taken; passed over are 1 .csv" in said.err
-    assert "episodes of training have 5 classes in the place of 8" in said.err
+    assert "episodes of training have 5 classes instead of 8" in said.err
     assert {row["classes"] for row in store.read_rows(tmp_path / "out" / "scaling.jsonl")} == {1, 2, 4}
     found = re.search(r"vma: 2 updates in \S+ minutes, in (\S+)\n", said.out)
     assert found is not None
@@ -102,7 +102,7 @@ def warned(call, *arguments, **options) -> tuple[object, list[str]]:
             [8] * 7,
             {},
             (7, 4, 4),
-            ["own: episodes of training have 7 classes in the place of 8, which is"],
+            ["own: episodes of training have 7 classes instead of 8: no more have"],
         ),
         ([7, 8, 9], {}, (2, 4, 4), ["own: 1 of its 3 training classes have fewer than 8 drawings", "own: episodes of"]),
         ([5] * 3, {"shots": 3, "targets": 2, "classes": 3}, (3, 3, 2), []),

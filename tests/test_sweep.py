@@ -282,7 +282,7 @@ def test_the_same_command_goes_on_with_another_number_of_threads(
     assert capsys.readouterr().out.count(f"{UPDATES // 2}/{UPDATES}") == 2
     assert command("one", *out, "--threads", 2) == 0
     said = capsys.readouterr().out
-    assert said.count("begun in float32 on 1 CPU threads, it goes on in float32 on 2 CPU threads: rounding") == 2
+    assert said.count("begun in float32 on 1 CPU threads, it continues in float32 on 2 CPU threads: rounding") == 2
     found = read(tmp_path / "out", "one")
     assert {(row["updates"], row["threads"]) for row in found} == {(UPDATES // 2, 1), (UPDATES, 2)}
     assert len({row["train_id"] for row in found}) == 2  # of the two models, as they began

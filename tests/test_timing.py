@@ -167,7 +167,7 @@ def test_all_of_it_runs_in_miniature(tmp_path: Path) -> None:
     [
         ("--timing-rounds", 0, "--timing-rounds is 0, must be 1 or more"),
         ("--timing-out", Path(__file__), f"--timing-out {__file__} cannot be a folder"),
-        ("--timing-device", "cuda", "--timing-device cuda is not to be had on this machine"),
+        ("--timing-device", "cuda", "--timing-device cuda is not available on this machine"),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_anything_is_timed(

@@ -314,7 +314,7 @@ def test_a_run_goes_on_with_other_threads_and_precision_and_says_so(
     finally:
         torch.set_num_threads(1)
     assert (gone_on.updates, gone_on.train_id, gone_on.trained_as) == (5, one.train_id, begun.trained_as)
-    assert "begun in float32 on 1 CPU threads, it goes on in bfloat16 on 2 CPU threads" in capsys.readouterr().err
+    assert "begun in float32 on 1 CPU threads, it continues in bfloat16 on 2 CPU threads" in capsys.readouterr().err
     assert training.state_before(other, CPU) == (begun.trained_as, 5, gone_on.seconds)
     again = training.train(replace(other, threads=1), DATA, CPU, updates=2, restart=True)  # which is a run of its own
     assert again.trained_as["dtype"] == "bfloat16"
@@ -325,9 +325,8 @@ def test_a_run_that_begins_says_where_another_device_has_its_state(capsys: pytes
     folder = run_folder(train_spec(), CPU)
     folder.rename(folder.with_name(f"{folder.name}-cuda"))
     assert train(updates=1).updates == 1
-    assert (
-        f"{folder}-cuda has a state of this run, made on cuda: --device cuda goes on from it" in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert f"{folder}-cuda has a state of this run, made on cuda: --device cuda continues from it" in said
 
 
 def annealed_spec() -> TrainSpec:

@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("timing")
     group.addoption("--timing-out", type=Path, default=Path("reproduced/timing"), help="folder of the files")
     group.addoption("--timing-device", default="auto", choices=("auto", "cpu", "cuda"), help="auto is cuda, if there")
-    group.addoption("--timing-rounds", type=int, help="rounds of every test, in the place of its own number")
+    group.addoption("--timing-rounds", type=int, help="rounds of every test, instead of its own number")
     group.addoption("--timing-tiny", action="store_true", help="small models and memories: no results")
 
 
@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except InputError as error:
         raise pytest.UsageError(str(error)) from None
     if device == "cuda" and not torch.cuda.is_available():
-        raise pytest.UsageError("--timing-device cuda is not to be had on this machine: use --timing-device cpu")
+        raise pytest.UsageError("--timing-device cuda is not available on this machine: use --timing-device cpu")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

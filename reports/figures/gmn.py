@@ -78,7 +78,7 @@ def _panel(axis: Axes, found: pd.DataFrame, protocol: str, classes: float, besid
     "gmn-matching",
     "GMN's matching over training",
     "Whether GMN's matching has begun, over training, on validation sequences of 10 objects: the mean strength of "
-    "attention, the entropy of its weights (1.5 nats where it is uniform), and by how much the NLL of a sequence's "
+    "attention, the entropy of its weights, and by how much the NLL of a sequence's "
     "last object is below that of its first, which in the first updates says most of a pseudo-input that is new.",
     "table1",
 )

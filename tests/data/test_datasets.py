@@ -265,7 +265,7 @@ def test_wrong_file_in_the_cache_is_named_and_passed_over(small: Small, make, ca
 
 
 def test_attempts_name_every_place(small: Small) -> None:
-    with pytest.raises(DataUnavailable, match=r"a\.npz is nowhere to be had; give a data folder") as caught:
+    with pytest.raises(DataUnavailable, match=r"a\.npz was found nowhere; give a data folder") as caught:
         load("small")
     what = ("data or VMA_DATA", "cache", "mirror beside the checkout", "a.npz: has no public home")
     assert len(caught.value.attempts) == 4

@@ -77,7 +77,7 @@ def load(name: str, *, image_size: int | None = None, **options: Any) -> data.Da
     if name == "strokes" and image_size in (None, 8, 12):
         return strokes(image_size)
     if name in data.DATASETS and name != "strokes":
-        raise DataUnavailable(f"{name} is nowhere to be had; use --dataset strokes", ("cache: not there",))
+        raise DataUnavailable(f"{name} was found nowhere; use --dataset strokes", ("cache: not there",))
     return data.load(name, image_size=image_size, **options)
 
 
@@ -283,7 +283,7 @@ def complaint(command: Command, argv: Sequence[str]) -> str | None:
     ]  # without bars
     if not first.startswith("error: ") or not first.isprintable() or len(first) > 1100:
         return f"said {said[:2000]!r}"
-    if any(not line.startswith("  ") for line in more) or (more and "nowhere to be had" not in first):
+    if any(not line.startswith("  ") for line in more) or (more and "found nowhere" not in first):
         return f"said more than a line: {said[:2000]!r}"
     flags = {f"--{part.strip('-').partition('=')[0]}" for part in argv if part.startswith("--")} | {"--checkpoint"}
     fields_ = {flag.strip("-").replace("-", "_") for flag in flags} | {"Unrecognized options", "experiment"}

@@ -291,7 +291,7 @@ def test_a_command_ends_with_every_attempt_in_a_line(
     lines = said.err[said.err.index("error: ") :].splitlines()
     assert code == 2
     assert said.out == ""
-    assert lines[0].startswith("error: hostile: file.bin is nowhere to be had; give a data folder with some/file.bin")
+    assert lines[0].startswith("error: hostile: file.bin was found nowhere; give a data folder with some/file.bin")
     assert lines[-1].endswith("python -m benchmarks.table1 --dataset strokes")
     for place, line in zip(("data or VMA_DATA", "cache", "mirror", *urls), lines[1:-1], strict=True):
         assert line.startswith(f"  tried {place}")

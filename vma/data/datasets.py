@@ -197,7 +197,7 @@ def load(name: str, *, data: Path | None = None, image_size: int | None = None, 
 
     Validation is every 20th training class in sorted order (0, 20, 40, ...). Sets without labels, and `mnist_gmn`,
     hold out the last 5 % of a permutation of the training images (seed 20152). Raises InputError for a name, size or
-    file that cannot be used, and DataUnavailable where a file is nowhere to be had.
+    file that cannot be used, and DataUnavailable where a file was found nowhere.
     """
     if image_size is not None and name not in _RECIPES and image_size not in _SIZES:
         raise InputError(f"image_size {image_size}: give a size from {_SIZES[0]} to {_SIZES[-1]} pixels")
@@ -256,7 +256,7 @@ def _obtain(name: str, source: Source, folder: Path | None, progress: bool) -> D
     raw, failed = download.fetch(source, progress)
     if raw is None:
         raise DataUnavailable(
-            f"{name}: {source.name} is nowhere to be had; give a data folder with {source.path}, or take strokes",
+            f"{name}: {source.name} was found nowhere; give a data folder with {source.path}, or take strokes",
             (*attempts, *failed),
         )
     return source.decode(raw)
