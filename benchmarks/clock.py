@@ -19,8 +19,9 @@ from benchmarks.tasks import Progress, Result, metric_of
 from benchmarks.training import Trained, episodes_of
 from vma.data import DataSet
 from vma.errors import InputError
+from vma.graph import WARM_UP
 from vma.objectives import Terms
-from vma.training import WARM_UP, fit
+from vma.training import fit
 
 
 def time_updates(
