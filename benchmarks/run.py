@@ -95,6 +95,7 @@ def check(options: Options) -> list[str]:
         (options.updates and options.minutes, "--updates and --minutes: give one of them"),
         (options.minutes and len(options.seeds) > 1, "--minutes with several --seeds: give --updates, equal for all"),
         (options.ship and options.out.resolve() != real, f"--ship puts weights into {real}: give --out results"),
+        (options.ship and options.model, "--ship puts weights beside the suite's own: leave it out with --model"),
         (options.smoke and (options.dataset or options.image_size), "--smoke has data of its own: leave out --dataset"),
         (options.smoke and options.minutes, "--smoke has few updates: leave out --minutes"),
         (options.smoke and options.out.resolve() == real, f"--smoke writes no rows to {real}: give another --out"),

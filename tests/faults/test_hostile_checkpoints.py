@@ -148,6 +148,7 @@ HOSTILE: dict[str, Spoil] = {
     "spec of threads as text": meta(spec=identity(SPEC) | {"threads": "1"}),
     "spec of another seed": meta(spec=identity(replace(SPEC, seed=1))),
     "spec of another model": meta(spec=identity(replace(SPEC, model="vae", num_samples=1))),
+    "code to run in the place of a model": meta(spec=identity(SPEC) | {"model": "os:system"}),
     "spec with a path": meta(spec=identity(replace(SPEC, dataset="folder:../../../etc"))),
     "spec with a field too many": meta(spec=identity(SPEC) | {"__class__": "os.system"}),
     "no weights": rewritten(lambda tensors, _: tensors.clear()),
