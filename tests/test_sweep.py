@@ -470,7 +470,7 @@ def test_data_that_cannot_be_had_are_replaced_only_when_asked_for(
     monkeypatch.setitem(TINY, "digits", declare("digits", cell(digits)))
     arguments = ["digits", "--out", tmp_path / "out", "--dry-run"]
 
-    monkeypatch.setattr(run, "load", only("mnist_gmn", "strokes"))
+    monkeypatch.setattr(planning, "load", only("mnist_gmn", "strokes"))
     assert command(*arguments) == 2
     said = capsys.readouterr().err
     assert "--stand-ins takes mnist_gmn in its place" in said
@@ -479,6 +479,6 @@ def test_data_that_cannot_be_had_are_replaced_only_when_asked_for(
     assert command(*arguments, "--stand-ins") == 0
     assert capsys.readouterr().out.startswith("mnist_gmn STANDS IN FOR mnist_larochelle")
 
-    monkeypatch.setattr(run, "load", only("strokes"))
+    monkeypatch.setattr(planning, "load", only("strokes"))
     assert command(*arguments, "--stand-ins", "--fallback", "strokes") == 0
     assert "BUILT-IN CHARACTERS (strokes), NOT THE PAPER'S DATA" in capsys.readouterr().out
