@@ -14,11 +14,13 @@ from unittest import mock
 import numpy as np
 
 from benchmarks import experiments, tasks
+from benchmarks.build import SURROGATES
 from benchmarks.spec import Cell, TrainSpec, identity
 from benchmarks.store import append_rows, record_arrays, record_specs
 from benchmarks.timing.support import Ratio, write_entries, write_ratio
 from reports.gmn import LOGGED
 from reports.targets import Key
+from vma.model import Z_GRADIENTS
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Metrics = list[dict[str, Any]]
@@ -137,9 +139,14 @@ def _evaluated(name: str, cell: Cell) -> tuple[Metrics, Arrays]:
         return _looked_up(cell)
     if task is not None and task.startswith("classification"):
         return _classified(cell)
+    if task == "gradient-noise":
+        return _noisy(cell)
     metrics, arrays = _bound(cell, *_numbers(name, cell))
     if task == "learned":
         _add_learned(cell, metrics, arrays)
+    if task == "address-divergences":
+        arrays |= {name: (0.8 + 0.01 * arrays["nll"]).astype(np.float32) for name in ("kl_q_p", "kl_p_q")}
+        metrics = [_summary(name, arrays[name]) for name in ("kl_q_p", "kl_p_q")]
     return metrics, arrays
 
 
@@ -233,6 +240,14 @@ def _classified(cell: Cell) -> tuple[Metrics, Arrays]:
     row = _summary("accuracy", values, rule=rule)
     row |= {"low": row["value"] - 2 * row["stderr"], "high": row["value"] + 2 * row["stderr"]}
     return [row], {rule: values}
+
+
+def _noisy(cell: Cell) -> tuple[Metrics, Arrays]:
+    names = {"snr_a": SURROGATES, "snr_z": Z_GRADIENTS}
+    if cell.train.estimator == "nvil":
+        names = {"snr_a": ("nvil",)}
+    row = {"value": 0.5, "stderr": None, "n": cell.eval.num_samples}
+    return [row | {"metric": metric, "rule": name} for metric, rules in names.items() for name in rules], {}
 
 
 def _timed(cell: Cell) -> tuple[Metrics, Arrays]:

@@ -84,7 +84,7 @@ def test_a_whole_folder_draws_every_figure_with_labelled_axes(name: str, made: R
 def test_smoke_figures_are_watermarked_and_have_none_of_the_papers_marks(name: str, smoke: Results) -> None:
     figure = FIGURES[name].draw(smoke)
     if figure is None:
-        assert name in ("training", "gmn-matching")  # a smoke run is too short for such a line of its log
+        assert name in ("training", "gmn-matching", "recipes")  # a smoke run is too short for such a line of its log
         return
     words = words_of(figure)
     assert "SMOKE RUN - not results" in words
@@ -220,7 +220,7 @@ def test_marks_of_the_paper_do_not_stand_beside_other_data(made: Results) -> Non
 
 def test_training_shows_each_run_once(made: Results) -> None:
     figure = drawn(made, "training")
-    runs = {row.train_id for row in made.rows.itertuples() if row.updates}
+    runs = {row.train_id for row in made.rows.itertuples() if row.updates > 1000}  # others were not validated twice
     lines = [line for axis in axes_of(figure) for line in axis.lines]
     curves = [line for line in lines if line.get_marker() == "None"]
     assert len(curves) == 2 * len(runs)  # on training and on validation classes

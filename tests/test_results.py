@@ -67,6 +67,7 @@ def test_a_whole_folder_has_every_declared_cell_once(made: Path) -> None:
     for name in EXPERIMENTS:
         assert missing_cells(results, name) == []
         rows = results.of(name)
+        rows = rows[~rows.metric.str.startswith("snr_")]  # of a cell of these there is a row for each estimator
         covered = {index for cell in DECLARED[name].cells for index in select(rows, **cell).index}
         assert covered == set(rows.index), name
 

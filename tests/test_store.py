@@ -302,7 +302,7 @@ for worker in range(3):
             os._exit(sys.exc_info()[0] is not None)
 sys.exit(any([os.wait()[1] for _ in range(3)]))
 """
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], cwd=store.ROOT, check=True, timeout=60)
     assert len(targets.read(targets.path(tmp_path, "made"))) == 3 * 8
 
 
