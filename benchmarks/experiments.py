@@ -348,25 +348,32 @@ def fewshot() -> Experiment:
     return Experiment("fewshot", "Fig 4B, 4.2", "NLL and KLs against examples per class", tuple(cells))
 
 
+def _of_fewshot_models(*evaluations: EvalSpec) -> tuple[Cell, ...]:
+    """Cells of the few-shot VMA by either recipe."""
+    return tuple(
+        Cell(train, e, updates_of(train)) for train in (scaling_training(), fewshot_suite()) for e in evaluations
+    )
+
+
 def samples() -> Experiment:
     """Eight unseen characters, each alone in memory, and twelve samples from p(x|M) beside each."""
     episode = EpisodeSpec(classes=1, targets_per_class=1, shots=1)
     evaluation = EvalSpec(episode, num_samples=12, targets=8, task="samples")
-    return Experiment("samples", "Fig 4A", "one-shot samples", (Cell(scaling_training(), evaluation, UPDATES["vma"]),))
+    return Experiment("samples", "Fig 4A", "one-shot samples", _of_fewshot_models(evaluation))
 
 
 def lookup() -> Experiment:
     """q(a|x) of 24 unseen targets over 10 examples of each of 8 unseen classes."""
     episode = EpisodeSpec(classes=8, targets_per_class=1, shots=10, target_classes=1)
     evaluation = EvalSpec(episode, num_samples=4, targets=24, task="lookup")
-    return Experiment("lookup", "Fig 3", "what is looked up", (Cell(scaling_training(), evaluation, UPDATES["vma"]),))
+    return Experiment("lookup", "Fig 3", "what is looked up", _of_fewshot_models(evaluation))
 
 
 def memory_cell(train: TrainSpec, classes: int, shots: int, num_samples: int, targets: int) -> Cell:
     """A cell of one target an episode, which does not depend on how much else is in memory."""
     episode = EpisodeSpec(classes=classes, targets_per_class=1, shots=shots, target_classes=1)
     evaluation = EvalSpec(episode, num_samples, targets, dtype=train.dtype, threads=train.threads)
-    return Cell(train, evaluation, UPDATES[train.model])
+    return Cell(train, evaluation, updates_of(train))
 
 
 def memories(train: TrainSpec, classes: int, shots: int) -> list[Cell]:
@@ -380,7 +387,7 @@ def scaling() -> Experiment:
     The paper's soft baseline is the best of several; ours were trained with 2 classes and with 8. |M| is the paper's
     "more than 2,500" with 19 examples, all but the target.
     """
-    models = [scaling_training(), soft_training(2, "features"), soft_training(8, "features")]
+    models = [scaling_training(), fewshot_suite(), soft_training(2, "features"), soft_training(8, "features")]
     cells = [
         cell
         for train in models
@@ -395,9 +402,9 @@ def shots() -> Experiment:
     """All 144 test classes in memory, 1 to 19 examples of each, and the plain VAE on the same targets."""
     cells = [
         cell
-        for trained in SHOTS_TRAINED
+        for train in (*map(fewshot_training, SHOTS_TRAINED), fewshot_suite())
         for tested in range(1, 20)
-        for cell in memories(fewshot_training(trained), SCALING_CLASSES[-1], tested)
+        for cell in memories(train, SCALING_CLASSES[-1], tested)
     ]
     cells += memories(plain_vae(), 1, 1)
     return Experiment("shots", "Fig 5B", "NLL against examples per class, all classes in memory", tuple(cells))
@@ -418,7 +425,7 @@ def classification() -> Experiment:
         address = EvalSpec(episode, 1, targets=1000 * classes, task="classification")
         likelihood = EvalSpec(replace(episode, target_classes=1), 4, targets=1000, task="classification-likelihood")
         shifted = replace(likelihood, num_samples=1, task="classification-shifted")
-        cells += [Cell(scaling_training(), e, UPDATES["vma"]) for e in (address, likelihood, shifted)]
+        cells += _of_fewshot_models(address, likelihood, shifted)
     return Experiment("classification", "4.2", "few-shot classification without fine-tuning", tuple(cells))
 
 
