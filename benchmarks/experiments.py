@@ -419,7 +419,7 @@ def classification() -> Experiment:
     rotated, sheared or scaled: 85 to 88; eight shifts: 90.2; all of these together: 91.0; log q(a|x) added: 90.6
     (standard errors 1.3 to 2.0).
     """
-    cells = []
+    cells: list[Cell] = []
     for classes, examples in CLASSIFICATION:
         episode = EpisodeSpec(classes=classes, targets_per_class=1, shots=examples)
         address = EvalSpec(episode, 1, targets=1000 * classes, task="classification")

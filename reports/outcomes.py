@@ -91,7 +91,7 @@ def _outcome(results: Results, paper: Mapping[Any, Any]) -> Outcome:
         stderr=stderr,
         difference=None if claim.judge or math.isnan(difference) else difference,
         n=found.n,
-        updates=_updates(found.rows),
+        updates=_updates(results, found.rows),
         seeds=tuple((seed, one * claim.scale) for seed, one in found.seeds),
         stand_in=find.stand_in,
         dirty=any(row["dirty"] for row in found.rows),
@@ -110,12 +110,12 @@ def _beside(find: Finder, claim: Claim, n: int | None) -> Iterable[Beside]:
         stderr = None if found.stderr is None else found.stderr * claim.scale
         words = found.shown or in_digits(found.value * claim.scale, stderr)
         others = f" ({found.n:,} targets)" if found.n and found.n != n and not found.shown else ""
-        yield Beside(label, words, found.rows, f"{others}{_unequal_updates(found.rows)}")
+        yield Beside(label, words, found.rows, f"{others}{_unequal_updates(find.results, found.rows)}")
 
 
-def _unequal_updates(rows: Iterable[Mapping[str, Any]]) -> str:
+def _unequal_updates(results: Results, rows: Iterable[Mapping[str, Any]]) -> str:
     """How long the models of a comparison were trained, where not for equally long."""
-    updates = {row["model"]: row["updates"] for row in rows}
+    updates = {row["model"]: results.updates_in_all(row) for row in rows}
     if len(set(updates.values())) < 2:
         return ""
     return f" ({', '.join(f'{model} after {count:,}' for model, count in updates.items())} updates)"
@@ -153,6 +153,6 @@ def in_digits(value: float, stderr: float | None = None) -> str:
     return f"{value:.{digits}f}" if stderr is None else f"{value:.{digits}f} ± {stderr:.{digits}f}"
 
 
-def _updates(rows: Iterable[Mapping[str, Any]]) -> str:
-    distinct = sorted({int(row["updates"]) for row in rows} - {0})  # 0 where nothing is trained
+def _updates(results: Results, rows: Iterable[Mapping[str, Any]]) -> str:
+    distinct = sorted({results.updates_in_all(row) for row in rows} - {0})  # 0 where nothing is trained
     return " to ".join(f"{updates:,}" for updates in dict.fromkeys((*distinct[:1], *distinct[-1:])))

@@ -57,7 +57,7 @@ def stands(results: Results) -> str:
         several = len(those) > 1
         verdict = ", ".join(f"{name} ({count})" if several else name for name, count in counts.items() if count)
         run = [one for one in those if one.ours]
-        updates = sorted({int(row["updates"]) for one in run for row in one.rows} - {0})
+        updates = sorted({results.updates_in_all(row) for one in run for row in one.rows} - {0})
         seeds = max((len(one.seeds) or 1 for one in run), default="")
         made = " to ".join(f"{u:,}" for u in dict.fromkeys((*updates[:1], *updates[-1:])))
         numbers = [

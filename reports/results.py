@@ -83,6 +83,16 @@ class Results:
         suite = replace(self, rows=self.suite, suite=self.suite.iloc[:0], left_out=(), own=own)
         return {"": self} | ({f"-{SUITE}": suite} if len(self.suite) else {})
 
+    def began_from(self, train_id: str) -> tuple[str, int] | None:
+        """The name and the updates of the weights that a run began from, if it began from any."""
+        name, _, updates = (self.specs.get(train_id, {}).get("start") or "").rpartition("-")
+        return (name, int(updates)) if name else None
+
+    def updates_in_all(self, row: Row) -> int:
+        """The updates of a row's run, and those of the weights that it began from."""
+        began = self.began_from(row["train_id"])
+        return int(row["updates"]) + (began[1] if began else 0)
+
     def of(self, experiment: str, **where: Any) -> pd.DataFrame:
         """The rows of an experiment that fit, see `select`."""
         return select(self.rows, experiment=experiment, **where)
@@ -148,7 +158,8 @@ def read_results(folder: Path, paper: Path = PAPER) -> Results:
     decay = rows.train_id.map({key: spec.get("weight_decay") for key, spec in specs.items()})
     rows = rows.assign(weight_decay=rows.weight_decay.fillna(decay.astype(float)))
     own = rows.recipe.isin((SUITE, f"smoke-{SUITE}"))
-    suite, _ = _that_count(_in_place_of_each(rows[own], specs).assign(recipe="smoke" if smoke.all() else "paper"))
+    suite, _ = _that_count(_in_place_of_each(rows[own], specs), any_recipe=True)
+    suite = suite.assign(recipe="smoke" if smoke.all() else "paper")
     rows, left_out = _that_count(rows[~own])
     known, beside = rows.model.isin(MODELS), suite.model.isin(MODELS)
     of_user = pd.concat([rows[~known], suite[~beside].assign(recipe=SUITE)], ignore_index=True)
@@ -271,13 +282,13 @@ def _numbers(frame: pd.DataFrame, columns: Iterable[str], path: Path) -> pd.Data
         raise InputError(f"{path} has text where a number belongs ({error}): correct or delete the line") from None
 
 
-def _that_count(rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def _that_count(rows: pd.DataFrame, any_recipe: bool = False) -> tuple[pd.DataFrame, tuple[str, ...]]:
     left_out = []
     kept = []
     for name, part in rows.groupby("experiment", sort=False):
         experiment, declared = str(name), DECLARED.get(str(name))
         if declared is not None:
-            known = part.recipe.str.startswith("smoke") | part.recipe.isin(declared.recipes)
+            known = any_recipe | part.recipe.str.startswith("smoke") | part.recipe.isin(declared.recipes)
             left_out += _left_out(part[~known], "recipe", "the experiment declares another recipe")
             part = part[known]
             own = part.dataset.isin(declared.datasets)

@@ -432,6 +432,8 @@ def title(results: Results, name: str, frame: pd.DataFrame) -> str:
             made = _made_by(part)
             of = f"{made['updates']} updates, seeds: {made['seeds']}, n = {part.n.max():,.0f}"
             parts.append(f"{label(str(model))}: {of}")
+    for name, updates in sorted({began for one in rows.train_id.unique() if (began := results.began_from(one))}):
+        parts.append(f"a run began from {name}, whose {updates:,} updates come before its own")
     return ". ".join(parts) + "."
 
 

@@ -70,12 +70,14 @@ def _curve(results: Results, train_id: str) -> pd.DataFrame | None:
     if log is None:
         return None
     log = log[log.validation_bound.notna()]
-    name, _, updates = (results.specs.get(train_id, {}).get("start") or "").rpartition("-")
-    known = table_of_runs.table(results) if name else pd.DataFrame(columns=table_of_runs.COLUMNS)
-    begun = known[known.weights == f"checkpoints/{name}.safetensors"]
-    before = _curve(results, begun.train_id.iloc[0]) if len(begun) else None
+    began = results.began_from(train_id)
+    if began is None:
+        return log
+    known = table_of_runs.table(results)
+    begun = known[known.weights == f"checkpoints/{began[0]}.safetensors"]
+    before = _curve(results, begun.train_id.iloc[0]) if len(begun) else None  # a folder of one's own may lack it
     if before is None:
         return log
-    before = before[before["update"] <= int(updates)]
+    before = before[before["update"] <= began[1]]
     ends = before[["update", "seconds"]].iloc[-1]
     return pd.concat([before, log.assign(**{key: log[key] + ends[key] for key in ends.index})])
