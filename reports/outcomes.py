@@ -24,9 +24,10 @@ def assess(results: Results) -> list[Outcome]:
     Raises:
         KeyError: an id that neither a claim nor a quotation speaks for.
     """
-    found = [_by_either(*one) for one in zip(*(assess_recipe(of) for of in results.recipes.values()), strict=True)]
-    notes = findings.notes(found)
-    return [replace(outcome, note=notes.get(outcome.id, "")) for outcome in found]
+    parts = [assess_recipe(of) for of in results.recipes.values()]
+    notes = [findings.notes(part) for part in parts]
+    noted = [[replace(o, note=note.get(o.id, "")) for o in part] for part, note in zip(parts, notes, strict=True)]
+    return [_by_either(*one) for one in zip(*noted, strict=True)]
 
 
 def assess_recipe(results: Results) -> list[Outcome]:
@@ -40,6 +41,8 @@ def _by_either(paper: Outcome, suite: Outcome | None = None) -> Outcome:
     suite = replace(suite, recipe=SUITE)
     if not paper.ours:
         return suite
+    if paper.note and not suite.note:
+        suite = replace(suite, note=f"By the paper's recipe: {paper.note}")
     beside = Beside("the paper's recipe", paper.ours, paper.rows, f" ({paper.verdict}, {paper.updates} updates)")
     return replace(suite, beside=(beside, *suite.beside))
 

@@ -12,7 +12,7 @@ from benchmarks.experiments import EXPERIMENTS, smoke
 from benchmarks.store import append_rows
 from reports import findings
 from reports.findings import Finding
-from reports.outcomes import QUOTED, assess, in_digits
+from reports.outcomes import QUOTED, assess, assess_recipe, in_digits
 from reports.results import PAPER as NUMBERS
 from reports.results import paper_numbers, read_results
 from reports.rules import CLAIMS
@@ -314,7 +314,7 @@ def test_a_finding_is_filled_in_and_speaks_for_the_rows_of_its_runs_alone(tmp_pa
 def test_the_findings_of_the_project_are_of_the_rows_shown() -> None:
     """One whose runs are trained further is written anew."""
     results = read_results(NUMBERS.parent)
-    shown = findings.notes(assess(results))
+    shown = findings.notes(assess_recipe(results))
     for finding in findings.read():
         spoken_for = {name for name, note in shown.items() if findings.fits(name, finding.claims)}
         assert spoken_for, f"{finding.claims}: no rows of {finding.runs}"

@@ -252,7 +252,11 @@ def test_the_command_writes_tables_figures_and_the_page_without_torch(small: Pat
     assert written[-1] == out / "index.html"
     assert {path.name for path in written} == {
         *("ablations.md", "ablations.csv", "ablations.tex"),  # whose figure needs values of each target
-        *(f"classification.{suffix}" for suffix in ("md", "csv", "tex", "svg", "pdf", "png")),
+        *(
+            f"classification{recipe}.{end}"
+            for recipe in ("", "-suite")
+            for end in ("md", "csv", "tex", "svg", "pdf", "png")
+        ),
         *("inputs.json", "index.html"),
     }
     assert sorted(written) == sorted(path for path in out.rglob("*") if path.is_file())

@@ -104,7 +104,7 @@ def test_a_learned_memory_shows_its_prior_and_samples() -> None:
 
 
 def test_samples_show_the_memory_and_what_is_drawn_from_it() -> None:
-    (cell,) = smoke_cells("samples")
+    cell, _ = smoke_cells("samples")  # by both recipes
     result = run(cell)
     rows, columns = cell.eval.targets, cell.eval.num_samples
     assert result.arrays["memory"].shape == (rows, 8, 8)
@@ -114,7 +114,7 @@ def test_samples_show_the_memory_and_what_is_drawn_from_it() -> None:
 
 
 def test_lookups_show_where_a_target_looks() -> None:
-    (cell,) = smoke_cells("lookup")
+    cell, _ = smoke_cells("lookup")
     arrays = run(cell).arrays
     targets, entries = arrays["q"].shape
     assert (targets, entries) == (cell.eval.targets, 4)
