@@ -75,7 +75,7 @@ def killer(out: Path, chance: random.Random) -> Iterator[list[int]]:
     def kill() -> None:
         while not ended.wait(0.05):
             for spec in GOOD:
-                log = out / "logs" / f"{spec.model}-{spec.train_id}.log"
+                log = out / "logs" / f"{spec.model}-{spec.run_id}.log"
                 attempts = re.findall(r"process (\d+)", log.read_text()) if log.exists() else []
                 if 0 < len(attempts) <= KILLS and int(attempts[-1]) not in killed and runs(int(attempts[-1])):
                     time.sleep(chance.uniform(0, 1.5))
@@ -121,7 +121,7 @@ def test_killed_workers_are_tried_again_and_a_job_that_always_dies_is_reported(
     assert code == 1
     # one may have been killed as it ended by itself
     assert 0 < len(re.findall(r"failed \(exit code -9\), tried again", said.out)) <= len(killed)
-    assert f"vae-{BAD.train_id} (mixed) failed with exit code 1 after 3 attempts" in said.err
+    assert f"vae-{BAD.run_id} (mixed) failed with exit code 1 after 3 attempts" in said.err
     assert "the bound is not finite at update" in said.err
 
 
