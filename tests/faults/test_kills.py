@@ -34,7 +34,7 @@ def test_an_undisturbed_run_has_all_that_a_kill_could_lose(undisturbed: dict[str
     found = undisturbed["outcome"]
     assert found["update"] == 150
     assert [len(found[name]) for name in ("one.jsonl", "two.jsonl")] == [2 * 4, 3 * 4]
-    assert {"targets/one.parquet", "targets/two.parquet"} <= {*found}
+    assert {"one.parquet", "two.parquet"} <= {*found}
     assert "rng" in found
     assert any(name.startswith("optimizer.0.exp_avg") for name in found)
 
