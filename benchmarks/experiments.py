@@ -44,6 +44,8 @@ SUITE_UPDATES = {"vma": 12_000, "soft": 10_000, "vae": 6_000}
 SUITE_START = "vma-table1-suite-12000"  # Table 1's VMA by the suite's recipe, which a second cosine goes on from
 SUITE_AGAIN_UPDATES = 8_000
 FEWSHOT_SUITE_UPDATES = 9_000
+# The paper's recipe of longest training, which `finished` goes on from, and the updates that it then takes
+FINISHING = {"table1": ("vma-table1-annealed-70000", 4_000), "fewshot": ("vma-fewshot-60000", 3_000)}
 ESTIMATOR_UPDATES = {"started": 1_000, "scratch": 3_000}
 ESTIMATOR_START = "vma-table1-60000"  # Table 1's VMA by the paper's recipe
 CHOICE_SAMPLES = (1, 4, 16, 64, 256, 1000)  # values of K
@@ -79,6 +81,14 @@ def suite(train: TrainSpec, updates: int) -> TrainSpec:
         kl_warmup=600,
         decay_updates=updates,
     )
+
+
+def finished(train: TrainSpec, start: str, updates: int) -> TrainSpec:
+    """The suite's recipe from the weights `start` of the paper's: no weight on KL_z, which has its place by then, and a
+    lower rate. Each episode draws 1 to 16 examples of a class, so that one model serves all columns.
+    """
+    drawn = replace(train.episode, shots=16, fewest_shots=1)
+    return replace(suite(train, updates), start=start, learning_rate=0.003, kl_warmup=None, episode=drawn)
 
 
 def updates_of(train: TrainSpec) -> int:
@@ -190,11 +200,16 @@ def table1_suite_again() -> TrainSpec:
     return replace(train, start=SUITE_START, kl_warmup=None, decay_updates=SUITE_AGAIN_UPDATES)
 
 
+def table1_finished() -> TrainSpec:
+    """VMA from the weights that the paper's recipe and its cosine end at."""
+    return finished(table1_training()["vma"], *FINISHING["table1"])
+
+
 def table1() -> Experiment:
     """Both protocols for every model, by both recipes; VMA trained under GMN's own, where targets may be duplicated in
     memory; and GMN, see `gmn_trainings`.
     """
-    models, gmn, ours = table1_training(), table1_under_gmn(), table1_suite() | {"vma": table1_suite_again()}
+    models, gmn, ours = table1_training(), table1_under_gmn(), table1_suite() | {"vma": table1_finished()}
     cells = [c for train in (*models.values(), *ours.values()) for c in table1_cells(train, "per_class", 1000)]
     for train in (models["vma"], models["soft"], gmn, ours["vma"], ours["soft"]):
         cells += table1_cells(train, "gmn", 1000)
@@ -294,6 +309,11 @@ def fewshot_suite() -> TrainSpec:
     return suite(train, FEWSHOT_SUITE_UPDATES)
 
 
+def fewshot_finished() -> TrainSpec:
+    """VMA from the weights that the paper's recipe ends at, trained with 4 examples there."""
+    return finished(scaling_training(), *FINISHING["fewshot"])
+
+
 def plain_vae() -> TrainSpec:
     """The unconditioned baseline on the 45/5 split, one sample (the text does not say how many)."""
     return replace(scaling_training(), model="vae", num_samples=1)
@@ -335,7 +355,7 @@ def fewshot() -> Experiment:
     cells = [
         cell
         for shots in FEWSHOT_SHOTS
-        for train in (fewshot_training(shots), fewshot_suite())
+        for train in (fewshot_training(shots), fewshot_finished())
         for cell in bounds(train, EpisodeSpec(shots=shots))
     ]
     for vae in (plain_vae(), suite(plain_vae(), SUITE_UPDATES["vae"])):
@@ -351,7 +371,7 @@ def fewshot() -> Experiment:
 def _of_fewshot_models(*evaluations: EvalSpec) -> tuple[Cell, ...]:
     """Cells of the few-shot VMA by either recipe."""
     return tuple(
-        Cell(train, e, updates_of(train)) for train in (scaling_training(), fewshot_suite()) for e in evaluations
+        Cell(train, e, updates_of(train)) for train in (scaling_training(), fewshot_finished()) for e in evaluations
     )
 
 
@@ -387,7 +407,7 @@ def scaling() -> Experiment:
     The paper's soft baseline is the best of several; ours were trained with 2 classes and with 8. |M| is the paper's
     "more than 2,500" with 19 examples, all but the target.
     """
-    models = [scaling_training(), fewshot_suite(), soft_training(2, "features"), soft_training(8, "features")]
+    models = [scaling_training(), fewshot_finished(), soft_training(2, "features"), soft_training(8, "features")]
     cells = [
         cell
         for train in models
@@ -402,7 +422,7 @@ def shots() -> Experiment:
     """All 144 test classes in memory, 1 to 19 examples of each, and the plain VAE on the same targets."""
     cells = [
         cell
-        for train in (*map(fewshot_training, SHOTS_TRAINED), fewshot_suite())
+        for train in (*map(fewshot_training, SHOTS_TRAINED), fewshot_finished())
         for tested in range(1, 20)
         for cell in memories(train, SCALING_CLASSES[-1], tested)
     ]
@@ -573,7 +593,7 @@ def recipes() -> Experiment:
     """
     cells = []
     model = scaling_training()
-    for train in (model, annealed(model), fast(model)):
+    for train in (model, annealed(model), fast(model), fewshot_suite(), fewshot_finished()):
         few = bounds(train, EpisodeSpec(shots=4))
         figure = [cell for classes in (1, SCALING_CLASSES[-1]) for cell in memories(train, classes, 4)]
         cells += [replace(cell, updates=train.decay_updates or UPDATES["vma"]) for cell in (*few, *figure)]
@@ -671,6 +691,7 @@ def named() -> dict[str, TrainSpec]:
     return {
         "vma-fewshot": scaling_training(),
         "vma-fewshot-suite": fewshot_suite(),
+        "vma-fewshot-finished": fewshot_finished(),
         "soft-fewshot": soft_training(2, "features"),
         "vae-fewshot": plain_vae(),
         "vma-table1": table["vma"],
@@ -679,6 +700,7 @@ def named() -> dict[str, TrainSpec]:
         "vma-table1-annealed": annealed(table["vma"]),
         "vma-table1-suite": table1_suite()["vma"],
         "vma-table1-suite-again": table1_suite_again(),
+        "vma-table1-finished": table1_finished(),
         "vma-table1-gmn": table1_under_gmn(),
         "vma-recall": replace(recall_training(256, grown=False), dataset=digits),
         "vma-recall-grown": replace(recall_training(256, grown=True), dataset=digits),
