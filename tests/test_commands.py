@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import compare_paths, experiments, memory_size, run, scaling, store, table1
-from benchmarks.cli import run_command
-from benchmarks.spec import TrainSpec
-from benchmarks.training import run_folder, train
+from benchmarks import compare_paths, memory_size, run, scaling, table1
+from benchmarks.declare import experiments
+from benchmarks.declare.spec import TrainSpec
+from benchmarks.plan.cli import run_command
+from benchmarks.record import store
+from benchmarks.runs.training import run_folder, train
 from reports import results, tables
 from vma.data import load
 from vma.errors import DataUnavailable
@@ -215,7 +217,7 @@ def nothing_there(name: str, **_: object) -> None:
 def test_without_data_the_error_lists_what_was_tried(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("benchmarks.cli.load", nothing_there)
+    monkeypatch.setattr("benchmarks.plan.cli.load", nothing_there)
     assert call(table1, "--out", str(tmp_path / "out")) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if "tried" in line] == [
@@ -231,7 +233,7 @@ def test_the_fallback_is_taken_only_when_asked_for(
     from vma.data import load
 
     monkeypatch.setattr(
-        "benchmarks.cli.load", lambda name, **k: load(name, **k) if name == "strokes" else nothing_there(name)
+        "benchmarks.plan.cli.load", lambda name, **k: load(name, **k) if name == "strokes" else nothing_there(name)
     )
     arguments = ["--fallback", "strokes", "--models", "vae", "--out", str(tmp_path), *TINY]
     assert call(table1, *arguments) == 0

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.locks import Busy, locked
+from benchmarks.record.locks import Busy, locked
 
 ROOT = Path(__file__).parents[1]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from benchmarks.locks import locked
+from benchmarks.record.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(3600)

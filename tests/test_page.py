@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from made_results import make_results
 
-from benchmarks.store import append_rows, read_rows
+from benchmarks.record.store import append_rows, read_rows
 from reports import __main__ as command
 from reports import figures, page, tables
 from reports.outcomes import assess

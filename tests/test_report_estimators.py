@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.experiments import estimators as declared
-from benchmarks.store import record_arrays
+from benchmarks.declare.experiments import estimators as declared
+from benchmarks.record.store import record_arrays
 from reports import estimators, tables
 from reports.figures import FIGURES
 from reports.results import Results, read_results

@@ -15,9 +15,10 @@ import baselines.sampled
 import vma.sampled
 from baselines import SoftAttentionVAE
 from baselines.sampled import SampledEncoded, SampledGradientSoftAttention
-from benchmarks import build, gradient_bias
-from benchmarks.clock import update_stream
-from benchmarks.spec import TrainSpec, identity
+from benchmarks import gradient_bias
+from benchmarks.declare.spec import TrainSpec, identity
+from benchmarks.runs import build
+from benchmarks.runs.clock import update_stream
 from vma import ConvSizes, MLPSizes, Terms, VariationalMemoryAddressing, iwae, vimco
 from vma.data import load
 from vma.data.episodes import EpisodeSpec

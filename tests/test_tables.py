@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from made_results import make_results
 
-from benchmarks.store import record_arrays
+from benchmarks.record.store import record_arrays
 from reports import frames, tables, timing
 from reports.results import InputError, Results, only, read_results, select
 from reports.targets import Key

@@ -8,10 +8,10 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import clock
-from benchmarks.cli import check_option
+from benchmarks.plan.cli import check_option
+from benchmarks.runs import clock
+from benchmarks.runs.training import training_commit
 from benchmarks.timing.support import Timing, entry, write_entries
-from benchmarks.training import training_commit
 from reports.command import check_folder
 from vma.errors import InputError
 from vma.hardware import keep_freed_memory

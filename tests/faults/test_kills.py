@@ -17,7 +17,7 @@ from forking import WARM, Ask, environment, outcome
 from reliability import amount
 
 from benchmarks import scaling
-from benchmarks.cli import run_command
+from benchmarks.plan.cli import run_command
 from vma import checkpoint
 
 KINDS = {

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiments import EXPERIMENTS, STAND_INS, Experiment, smoke_cells
-from benchmarks.spec import Cell
-from benchmarks.store import ROOT, write_text
-from benchmarks.tasks import RULES
+from benchmarks.declare.experiments import EXPERIMENTS, STAND_INS, Experiment, smoke_cells
+from benchmarks.declare.spec import Cell
+from benchmarks.record.store import ROOT, write_text
+from benchmarks.runs.tasks import RULES
 from reports.results import SUITE
 
 PATH = ROOT / "results" / "experiments.json"
