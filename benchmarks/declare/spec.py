@@ -334,7 +334,7 @@ def identity(spec: Any) -> dict[str, Any]:
 class EvalSpec:
     """One evaluation: how many targets of which split, drawn how, with how many samples each, and what is computed.
 
-    `task` None is the bound and its parts; the others are the names in `benchmarks.runs.tasks`. `memory_size` leaves that
+    `task` None is the bound and its parts; the others are names in `benchmarks.runs.tasks`. `memory_size` leaves that
     many entries of each episode's memory, one of every class among them.
     """
 
