@@ -14,7 +14,8 @@ from benchmarks.declare import experiments
 from benchmarks.declare.spec import TrainSpec
 from benchmarks.plan.cli import run_command
 from benchmarks.record import store
-from benchmarks.runs.training import run_folder, train
+from benchmarks.runs.states import run_folder
+from benchmarks.runs.training import train
 from reports import results, tables
 from vma.data import load
 from vma.errors import DataUnavailable

@@ -20,7 +20,8 @@ from baselines.sampled import SampledGradientSoftAttention
 from benchmarks.declare.spec import TrainSpec
 from benchmarks.record.evaluated import Trained
 from benchmarks.runs import build, training, watch
-from benchmarks.runs.training import Stopped, run_folder
+from benchmarks.runs.states import run_folder
+from benchmarks.runs.training import Stopped
 from vma import ConvSizes, MLPSizes, Terms, VariationalMemoryAddressing, checkpoint, iwae, vimco
 from vma.addressing import Draw
 from vma.data import DataSet, ImageSet
@@ -401,7 +402,7 @@ def test_a_run_by_graphs_saves_nothing_after_a_broken_bound(ends: str, monkeypat
         if ends == "the run is stopped" and done == 10:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    stages = training.stages_of
+    stages = episodes.stages_of
     with monkeypatch.context() as patch:
         patch.setattr(training, "stages_of", episodes_that_break)
         for part in (vma.networks.densities, vma.data.episodes):  # which would stop it before its bound is made
