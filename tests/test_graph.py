@@ -402,7 +402,7 @@ def test_a_run_by_graphs_saves_nothing_after_a_broken_bound(ends: str, monkeypat
         if ends == "the run is stopped" and done == 10:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    stages = episodes.stages_of
+    stages = training.stages_of
     with monkeypatch.context() as patch:
         patch.setattr(training, "stages_of", episodes_that_break)
         for part in (vma.networks.densities, vma.data.episodes):  # which would stop it before its bound is made
