@@ -12,7 +12,7 @@ from reports.declared import STAND_INS
 from reports.finding import Finder, Missing
 from reports.results import SUITE, Results
 from reports.rules import CLAIMS, Claim
-from reports.verdicts import Beside, Outcome, Verdict, judge
+from reports.verdicts import JUDGED, Beside, Outcome, Verdict, judge
 
 QUOTED = ("gmn", "iwae2", "rbm")  # models of others; of gmn, which is trained here too, until that was run
 
@@ -81,7 +81,7 @@ def _outcome(results: Results, paper: Mapping[Any, Any]) -> Outcome:
     value, stderr = found.value * claim.scale, None if found.stderr is None else found.stderr * claim.scale
     reference = float(pd.to_numeric(paper["value"], errors="coerce")) if claim.reference is None else claim.reference
     difference = value - reference
-    if find.stand_in:
+    if find.stand_in and find.stand_in not in JUDGED:
         verdict: Verdict = "other data"
     else:
         verdict = claim.judge(found) if claim.judge else judge(claim.worse, difference, stderr)

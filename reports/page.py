@@ -14,7 +14,7 @@ from reports import figures, tables
 from reports.declared import DECLARED, declared
 from reports.models import MODELS
 from reports.results import SUITE, Results, missing_cells, stand_ins
-from reports.verdicts import MEANINGS, VERDICTS, Outcome
+from reports.verdicts import JUDGED, MEANINGS, VERDICTS, Outcome
 
 TEMPLATES = Path(__file__).parent / "templates"
 ICONS = {
@@ -111,7 +111,7 @@ def render(results: Results, outcomes: Sequence[Outcome], drawings: Mapping[str,
         models=MODELS,
         counts={v: sum(o.verdict == v for o in outcomes) for v in VERDICTS if v != "quoted"},
         not_run=[part.name for part in experiments if any(o.verdict == "not run" for o in part.outcomes)],
-        stand_ins=stand_ins(results.rows),
+        stand_ins=[name for name in stand_ins(results.rows) if name not in JUDGED],
         dirty=sorted(results.rows[results.rows.dirty].experiment.unique()),
         sources=sources,
         specs=_specs(results, outcomes),
