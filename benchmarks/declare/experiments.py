@@ -694,6 +694,7 @@ def named() -> dict[str, TrainSpec]:
         "vma-fewshot-finished": fewshot_finished(),
         "soft-fewshot": soft_training(2, "features"),
         "vae-fewshot": plain_vae(),
+        "vae-fewshot-suite": suite(plain_vae(), SUITE_UPDATES["vae"]),
         "vma-table1": table["vma"],
         "soft-table1": table["soft"],
         "vae-table1": table["vae"],
