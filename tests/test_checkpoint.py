@@ -1,4 +1,4 @@
-"""Checkpoints: exact continuation, what does not fit, shipped weights. Damage, kills, full disks: see `tests/faults`."""
+"""Checkpoints: exact continuation, what does not fit, shipped weights. Damage, kills, full disks: `tests/faults`."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
