@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import memory_size, run, scaling, store, table1
+from benchmarks import memory_size, scaling, store
 from benchmarks.cli import run_command
-from benchmarks.experiments import EXPERIMENTS, scaling_training, table1_cells, table1_training
+from benchmarks.experiments import table1_cells, table1_training
 from benchmarks.fill import TooFew, possible, training_episode
 from benchmarks.spec import Cell, TrainSpec
 from benchmarks.training import run_folder, train
@@ -170,30 +170,3 @@ def test_a_small_validation_class_costs_the_validation_alone(capsys: pytest.Capt
     assert "training goes without validation: of the validation images, 1 classes with 6 drawings each are" in said
     assert train(spec, replace(data, validation=image_set(3, 6)), CPU, updates=2).updates == 2
     assert "without validation" not in capsys.readouterr().err
-
-
-def test_experiments_leave_out_what_cannot_be_filled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    draw(tmp_path / "own", range(25), 10)
-    shared = ("--dataset", f"folder:{tmp_path / 'own'},ink=light", "--image-size", "8", "--dry-run")
-    out = ("--out", str(tmp_path / "out"))
-    assert run.main(["classification", "fewshot", *shared, *out]) == 0
-    said = capsys.readouterr()
-    cells = {name: len(EXPERIMENTS[name]().cells) for name in ("classification", "fewshot")}
-    assert "0/6 " in said.out  # 5-way, 1-shot and 5-shot, by three rules
-    assert "of 1 of each of 20 classes" in said.err
-    assert "fewshot: cells are left out: " in said.err  # 16 examples and 4 targets
-    assert sum(cells.values()) > said.out.count("\n")
-    assert run.main(["classification", *shared, *out, "--train-shots", "9"]) == 2
-    assert "the data can fill none of these experiments" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_a_table_of_few_classes_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    draw(tmp_path / "own", range(10), 10)
-    data = ("--dataset", f"folder:{tmp_path / 'own'},ink=light", "--image-size", 8, "--out", tmp_path / "out")
-    assert call(table1, *data, "--updates", 1, "--targets", 2, "--models", "vma") == 0
-    assert "cells are left out" in capsys.readouterr().err
-    assert (tmp_path / "out" / "table1.md").exists()
-
-
-def test_the_declared_training_is_as_it_was() -> None:
-    assert training_episode(scaling_training().episode, data_set([20] * 8)) == EpisodeSpec()
