@@ -1,6 +1,5 @@
 """Whole files: what killed writers leave, and reading that always ends. Writes that fail are in `tests/faults`."""
 
-import errno
 import os
 import stat
 from pathlib import Path
@@ -50,22 +49,3 @@ def test_a_file_is_read_up_to_its_bound(path: Path, size: int, bound: int) -> No
     """And room is made for no more than the file has."""
     write_atomic(path, bytes(size))
     assert read_bounded(path, bound) == bytes(size)
-
-
-def test_what_is_too_large_missing_or_no_regular_file_is_refused(path: Path) -> None:
-    write_atomic(path, bytes(11))
-    pipe, loop = path.with_name("pipe"), path.with_name("loop")
-    os.mkfifo(pipe)
-    loop.symlink_to(loop)
-    for refused, number in (
-        (path, errno.EFBIG),
-        (path.with_name("none"), errno.ENOENT),
-        (pipe, errno.EINVAL),  # opened as usual it would wait for a writer
-        (Path("/dev/zero"), errno.EINVAL),  # and this never ends
-        (path.parent, errno.EINVAL),
-        (loop, errno.ELOOP),
-    ):
-        with pytest.raises(OSError, match=r".") as caught:
-            read_bounded(refused, 10)
-        assert caught.value.errno == number
-        assert str(caught.value.filename) == str(refused)

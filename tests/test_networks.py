@@ -154,16 +154,6 @@ def test_level_sizes(size: int, levels: list[int]) -> None:
     assert sizes.decoder(0.5, conditioned=False)(torch.randn(3, 2)).shape == (3, 1, size, size)
 
 
-@pytest.mark.parametrize("sizes", FAMILIES.values(), ids=FAMILIES)
-def test_families_fit_their_protocol(sizes: Sizes) -> None:
-    assert isinstance(sizes, Sizes)
-    x, memory = torch.rand(4, *sizes.image), torch.rand(4, *sizes.image)
-    joined = sizes.join(x, memory)
-    assert joined.shape == (4, *sizes.pair_shape(sizes.image))
-    assert joined.flatten(1).sum() == pytest.approx((x.sum() + memory.sum()).item(), rel=1e-5)
-    assert sizes.encoder(sizes.pair_shape(sizes.image), 7)(joined).shape == (4, 7)
-
-
 # --- distributions
 
 

@@ -21,7 +21,6 @@ from benchmarks.store import (
     read_rows,
     record_specs,
     spec_id,
-    write_artifact,
     write_text,
 )
 from reports import targets
@@ -197,24 +196,6 @@ def test_provenance_names_the_accelerator() -> None:
 # --- texts and arrays
 
 
-def test_artifacts_are_plain_equal_and_whole(tmp_path: Path) -> None:
-    path = tmp_path / "artifacts" / "0123456789ab.npz"
-    arrays = {"nll": np.linspace(0, 1, 1000), "file": np.array(["a", "bc"]), "empty": np.zeros((0, 3), np.uint8)}
-    write_artifact(path, arrays)
-    first = path.read_bytes()
-    with np.load(path, allow_pickle=False) as read:
-        assert sorted(read) == sorted(arrays)
-        for name, array in arrays.items():
-            assert read[name].dtype == array.dtype
-            np.testing.assert_array_equal(read[name], array)
-    write_artifact(path, arrays)
-    assert path.read_bytes() == first
-    with pytest.raises(InputError, match="array ids holds Python objects"):
-        write_artifact(path, {"ids": np.array([None, "a"])})
-    assert path.read_bytes() == first
-    assert list(path.parent.iterdir()) == [path]
-
-
 def test_values_at_targets_are_replaced_by_cell_and_equal_ones_give_equal_bytes(tmp_path: Path) -> None:
     one, other = Key("a", 100, "x"), Key("b", 7, "y")
     first = {"nll": np.linspace(0, 1, 5, dtype=np.float32), "x_index": np.arange(5), "duplicated": np.zeros(5, bool)}
@@ -231,8 +212,12 @@ def test_values_at_targets_are_replaced_by_cell_and_equal_ones_give_equal_bytes(
     for name, array in first.items():
         assert read[one][name].dtype == array.dtype
         np.testing.assert_array_equal(read[one][name], array)
-    pictures = targets.read_pictures(targets.pictures_path(tmp_path, "made", other))
-    np.testing.assert_array_equal(pictures["image"], np.zeros((3, 2)))
+    pictures = [targets.pictures_path(folder, "made", other) for folder in (tmp_path, tmp_path / "again")]
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+    np.testing.assert_array_equal(targets.read_pictures(pictures[0])["image"], np.zeros((3, 2)))
+    with pytest.raises(InputError, match="array ids holds Python objects"):
+        store.record_arrays(tmp_path, "made", {other: {"nll": np.ones(3), "ids": np.array([None, "a"])}})
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_values_of_many_processes_are_all_there(tmp_path: Path) -> None:
