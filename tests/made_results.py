@@ -82,19 +82,11 @@ def make_results(folder: Path, smoke: bool = False) -> Path:
 
 def _log(train: TrainSpec, updates: int, nll: float, kl_a: float) -> list[str]:
     """Lines a hundredth of the run apart; none of a run that is shorter than the trainer's hundred updates."""
-    rng = np.random.default_rng(train.seed)
-    lines = []
-    step = max(100, updates // 100)
+    lines, step = [], max(100, updates // 100)
     for update in range(step, updates + 1, step) if updates >= 1000 else ():
         rest = np.exp(-6 * update / updates)
-        noise = rng.normal()
-        line = {
-            "update": update,
-            "bound": -(nll + 120 * rest + noise * min(1.0, 0.02 * nll)),
-            "kl_a": kl_a * (1 - rest) + 0.02 * noise * (kl_a > 0),
-            "kl_z": (0.02 if train.episode.protocol == "recall" else 20.0) + 8 * rest,
-            "seconds": 0.07 * update,
-        }
+        line = {"update": update, "bound": -nll - 120 * rest, "kl_a": kl_a * (1 - rest), "seconds": 0.07 * update}
+        line["kl_z"] = (0.02 if train.episode.protocol == "recall" else 20.0) + 8 * rest
         if update // step % 10 == 0:
             line["validation_bound"] = line["bound"] - 2 - 3 * update / updates
             if train.model == "gmn":
@@ -137,21 +129,14 @@ def _numbers(name: str, cell: Cell) -> tuple[float, float, float]:
 
 
 def _evaluated(name: str, cell: Cell) -> tuple[Metrics, Arrays]:
-    task = cell.eval.task
-    if task == "wallclock":
-        return _timed(cell)
-    if task == "samples":
-        return _sampled(cell)
-    if task == "lookup":
-        return _looked_up(cell)
-    if task is not None and task.startswith("classification"):
-        return _classified(cell)
-    if task == "gradient-noise":
-        return _noisy(cell)
+    made_by = {"wallclock": _timed, "samples": _sampled, "lookup": _looked_up, "gradient-noise": _noisy}
+    made_by |= dict.fromkeys(tasks.RULES, _classified)
+    if cell.eval.task in made_by:
+        return made_by[cell.eval.task](cell)
     metrics, arrays = _bound(cell, *_numbers(name, cell))
-    if task == "learned":
+    if cell.eval.task == "learned":
         _add_learned(cell, metrics, arrays)
-    if task == "address-divergences":
+    if cell.eval.task == "address-divergences":
         arrays |= {name: (0.8 + 0.01 * arrays["nll"]).astype(np.float32) for name in ("kl_q_p", "kl_p_q")}
         metrics = [_summary(name, arrays[name]) for name in ("kl_q_p", "kl_p_q")]
     return metrics, arrays

@@ -128,11 +128,6 @@ def test_other_data_are_shown_and_not_judged(tmp_path: Path, dataset: str, optio
     assert outcome.command == f"python -m benchmarks.run recall {option}"
 
 
-def test_quoted_numbers_are_no_claims_of_ours(tmp_path: Path) -> None:
-    quoted = outcomes(tmp_path, invented("learned-omniglot"))["learned-omniglot.rbm"]
-    assert (quoted.verdict, quoted.ours, quoted.command) == ("quoted", "", "")
-
-
 def test_what_is_quoted_of_gmn_is_judged_once_it_was_run(tmp_path: Path) -> None:
     rows = invented("table1")
     without = outcomes(tmp_path / "without", [row for row in rows if row["model"] != "gmn"])["table1.gmn.1.19"]

@@ -15,7 +15,6 @@ from benchmarks.experiments import (
     smoke,
     table1_training,
 )
-from benchmarks.fill import possible
 from benchmarks.spec import ESTIMATORS, Cell, eval_spec, identity, train_spec
 from benchmarks.weights import weights_path
 from vma import checkpoint
@@ -58,11 +57,6 @@ def test_smoke_runs_have_ids_of_their_own() -> None:
     real, tiny = every(DECLARED.values()), every(SMOKE.values())
     assert not {c.train.train_id for c in real} & {c.train.train_id for c in tiny}
     assert all(c.train.recipe.startswith("smoke") and c.train.dataset == "strokes" for c in tiny)
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_smoke_cells_can_be_drawn(name: str) -> None:
-    assert possible(SMOKE[name].cells, STROKES) == list(SMOKE[name].cells)
 
 
 def test_new_fields_left_the_ids_of_committed_results_as_they_were() -> None:

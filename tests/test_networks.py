@@ -19,7 +19,6 @@ from vma.networks import (
     log_normal_at,
     split_gaussian,
 )
-from vma.networks.family import logit
 from vma.networks.kernels import PixelConv, UpConv, added, take_rows
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
@@ -197,14 +196,6 @@ def test_log_normal_at_its_noise_is_log_normal() -> None:
 
 
 # --- where training starts
-
-
-def test_logit() -> None:
-    assert logit(0.5) == 0
-    assert 1 / (1 + math.exp(-logit(0.13))) == pytest.approx(0.13)
-    for mean in (0.0, 1.0, -0.1, 1.1, math.nan):
-        with pytest.raises(ValueError, match="must lie strictly between 0 and 1"):
-            logit(mean)
 
 
 @pytest.mark.parametrize("sizes", [ConvSizes(), MLPSizes()], ids=["conv", "mlp"])

@@ -98,12 +98,7 @@ def warned(call, *arguments, **options) -> tuple[object, list[str]]:
     ("counts", "options", "episode", "said"),
     [
         ([8] * 8, {}, (8, 4, 4), []),
-        (
-            [8] * 7,
-            {},
-            (7, 4, 4),
-            ["own: episodes of training have 7 classes instead of 8: no more have"],
-        ),
+        ([8] * 7, {}, (7, 4, 4), ["own: episodes of training have 7 classes instead of 8: no more have"]),
         ([7, 8, 9], {}, (2, 4, 4), ["own: 1 of its 3 training classes have fewer than 8 drawings", "own: episodes of"]),
         ([5] * 3, {"shots": 3, "targets": 2, "classes": 3}, (3, 3, 2), []),
         ([20] * 9, {"classes": 9}, (9, 4, 4), []),
@@ -116,21 +111,6 @@ def test_training_takes_what_the_set_has_and_says_so(
     assert made == EpisodeSpec(classes=episode[0], shots=episode[1], targets_per_class=episode[2])
     assert len(words) == len(said)
     assert all(word.startswith(start) for word, start in zip(words, said, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("counts", "options", "words"),
-    [
-        ([7] * 9, {}, r"takes 8 drawings of a class \(4 targets, 4 examples\), which 0 of its 9 training classes have"),
-        ([9] * 4, {"classes": 5}, "which 4 of its 4 training classes have, the largest 9: give fewer --train-targets"),
-        ([9] * 4, {"shots": 6}, "takes 10 drawings"),
-    ],
-)
-def test_too_few_drawings_to_train_with_are_told_in_numbers(
-    counts: list[int], options: dict[str, int], words: str
-) -> None:
-    with pytest.raises(TooFew, match=words):
-        training_episode(EpisodeSpec(), data_set(counts), **options)
 
 
 def table(data: DataSet) -> list[Cell]:

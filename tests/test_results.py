@@ -126,7 +126,6 @@ def _text(path: str, text: str) -> Callable[[Path], None]:
     [
         (lambda folder: folder.rmdir(), "there is no folder"),
         (lambda folder: None, "holds no rows"),
-        (_text("scaling.jsonl", ""), "holds no rows"),
         (_text("scaling.jsonl", 'nonsense\n{"a": 1}\n'), r"scaling.jsonl, line 1, is no JSON object"),
         (_text("scaling.jsonl", json.dumps({**ROW, "value": None}) + "\n"), r"line 1, has no value"),
         (_text("scaling.jsonl", json.dumps({**ROW, "value": "low"}) + "\n"), r"text where a number belongs"),

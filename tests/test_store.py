@@ -71,14 +71,6 @@ def test_what_a_row_cannot_hold_is_refused_before_any_row_is_written(path: Path,
     assert not path.exists()
 
 
-def test_a_missing_and_an_empty_file_have_no_rows(path: Path) -> None:
-    assert read_rows(path) == []
-    append_rows(path, [])
-    assert read_rows(path) == []
-    path.write_bytes(b"")
-    assert read_rows(path) == []
-
-
 @pytest.mark.parametrize(
     "tail", [b"{", b'{"value": 3', b'{"value": 3}', b"{}}\n", b"3\n", b"\n", b'{"v": NaN}\n', b"\0\0", b"\xff\n"]
 )

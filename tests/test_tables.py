@@ -41,10 +41,6 @@ def test_a_missing_cell_is_a_gap(tmp_path: Path) -> None:
     assert (ours["1"], ours["19"]) == ("80.0 ± 0.5", "-")
 
 
-def test_the_papers_vma_figures_do_not_stand_beside_another_protocol(tmp_path: Path) -> None:
-    assert "paper" not in frames.table1(only(tmp_path, [row("vma", 1, 1, 80.0, protocol="gmn")]), "gmn")
-
-
 def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
     grid = pd.DataFrame([["a_b", "1 ± 2"]], columns=["|M|", "50%"])
     assert tables.markdown(grid, "T").splitlines()[2] == r"| \|M\| | 50% |"
@@ -56,10 +52,6 @@ def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
 
 def title(results: Results, name: str) -> str:
     return tables.title(results, name, tables.TABLES[name].frame(results))
-
-
-def keep(results: Results, kept: "pd.Series[bool]") -> Results:
-    return replace(results, rows=results.rows[kept])
 
 
 @pytest.mark.parametrize("name", [name for name in tables.TABLES if name != tables.OWN])
@@ -154,7 +146,7 @@ def test_crossovers_are_of_the_medians(made: Results) -> None:
     # 55 + 0.3 M against 36 + 0.7 M milliseconds
     assert found["images", 1] == pytest.approx(19 / 0.4, abs=1)
     assert found["images", 4] == 16
-    assert frames.crossovers(keep(made, made.rows.model != "soft")).empty
+    assert frames.crossovers(replace(made, rows=made.rows[made.rows.model != "soft"])).empty
 
 
 def test_a_crossover_has_an_interval_where_the_seconds_of_its_rounds_are_there(made: Results) -> None:

@@ -201,27 +201,15 @@ def test_prepared_set_needs_no_source(small: Small) -> None:
 
 
 @pytest.mark.parametrize("prepared_before", [True, False])
-@pytest.mark.parametrize(
-    ("damage", "cause"),
-    [
-        (lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), "wrong bytes"),
-        (lambda raw: b"", "wrong bytes"),
-        (lambda raw: raw + b"0" * 2**20, "larger than"),
-    ],
-    ids=["bit", "empty", "large"],
-)
-def test_wrong_file_in_the_given_folder_is_refused(small: Small, damage, cause: str, prepared_before: bool) -> None:
+def test_wrong_file_in_the_given_folder_is_refused(small: Small, prepared_before: bool) -> None:
     small.fill(download.LOCAL_MIRROR)  # there would be another source, which must not be used silently
     if prepared_before:
         load("small")
-    small.files["b.npz"] = damage(small.files["b.npz"])
+    small.files["b.npz"] = b""
     small.fill(small.folder)
-    with pytest.raises(InputError, match=cause) as caught:
+    with pytest.raises(InputError, match=r"wrong bytes.*replace it with") as caught:
         load("small", data=small.folder)
-    message = str(caught.value)
-    assert message.startswith(str(small.folder / "gmn" / "b.npz"))
-    assert "replace it with" in message
-    assert "\n" not in message
+    assert str(caught.value).startswith(str(small.folder / "gmn" / "b.npz"))
 
 
 def test_given_folder_without_the_file_is_passed_over(small: Small) -> None:

@@ -348,19 +348,14 @@ def test_specs_that_cannot_be_are_refused(fields: dict[str, Any], message: str) 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (
-            EpisodeSpec(classes=8, targets_per_class=4, shots=4),
-            "8 classes with 8 drawings each are needed, the set has 2",
-        ),
-        (EpisodeSpec("gmn", classes=8, shots=19), "8 classes with 4 drawings each are needed, the set has 7"),
+        (EpisodeSpec(), "8 classes with 8 drawings each are needed, the set has 2"),
+        (EpisodeSpec("gmn", shots=19), "8 classes with 4 drawings each are needed, the set has 7"),
         (EpisodeSpec("recall", memory_size=63), "memory_size is 63, the set has 62 images: lower memory_size"),
     ],
 )
 def test_sets_that_are_too_small_are_refused(spec: EpisodeSpec, message: str) -> None:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=f"^{message}"):
         Episodes(RAGGED, spec, 0)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("orientation", range(8))
