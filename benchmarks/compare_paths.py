@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.build import DTYPES
-from benchmarks.cli import (
+from benchmarks.declare.experiments import scaling_training
+from benchmarks.declare.spec import MOST_SAMPLES, MOST_SEED, MOST_UPDATES, TrainSpec
+from benchmarks.plan.cli import (
     EvaluationOptions,
     check_option,
     check_writable,
@@ -24,10 +25,10 @@ from benchmarks.cli import (
     run_command,
     warning,
 )
-from benchmarks.experiments import scaling_training
-from benchmarks.spec import MOST_SAMPLES, MOST_SEED, MOST_UPDATES, TrainSpec
-from benchmarks.store import write_text
-from benchmarks.training import Trained, train, validation_episodes
+from benchmarks.record.evaluated import Trained
+from benchmarks.record.store import write_text
+from benchmarks.runs.build import DTYPES
+from benchmarks.runs.training import train, validation_episodes
 from vma.data import DataSet
 from vma.errors import InputError
 from vma.evaluation import Scores, evaluate

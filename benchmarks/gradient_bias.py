@@ -12,9 +12,9 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks import store
-from benchmarks.build import DTYPES, build_model, build_objective
-from benchmarks.cli import (
+from benchmarks.declare.experiments import scaling_training
+from benchmarks.declare.spec import MOST_SAMPLES, MOST_SEED, TrainSpec
+from benchmarks.plan.cli import (
     EvaluationOptions,
     check_option,
     check_writable,
@@ -24,9 +24,9 @@ from benchmarks.cli import (
     run_command,
     warning,
 )
-from benchmarks.experiments import scaling_training
-from benchmarks.spec import MOST_SAMPLES, MOST_SEED, TrainSpec
-from benchmarks.weights import shipped
+from benchmarks.record import store
+from benchmarks.runs.build import DTYPES, build_model, build_objective
+from benchmarks.runs.weights import shipped
 from reports import tables
 from vma import iwae
 from vma.addressing import draw_addresses

@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from benchmarks.cli import (
+from benchmarks.declare.spec import MOST_SAMPLES, Cell, EvalSpec
+from benchmarks.execute.runner import here
+from benchmarks.plan.cli import (
     EvaluationOptions,
     check_option,
     check_writable,
@@ -23,11 +25,9 @@ from benchmarks.cli import (
     run_command,
     warning,
 )
-from benchmarks.execute import here
-from benchmarks.fill import possible
-from benchmarks.spec import MOST_SAMPLES, Cell, EvalSpec
-from benchmarks.tasks import RULES
-from benchmarks.weights import describe, spec_at, trained_at
+from benchmarks.plan.fill import possible
+from benchmarks.runs.tasks import RULES
+from benchmarks.runs.weights import describe, spec_at, trained_at
 from reports import tables
 from vma.data.episodes import MOST, EpisodeSpec
 from vma.errors import InputError

@@ -9,20 +9,33 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks import memory_size, own_model, store
-from benchmarks.cli import (
+from benchmarks import memory_size
+from benchmarks.declare import own_model
+from benchmarks.declare.experiments import EXPERIMENTS, smoke
+from benchmarks.declare.spec import MOST_SAMPLES, MOST_SEED
+from benchmarks.execute.sweep import ExecutorLost, Failure, Here, check_executor, log_path, open_executor, run_jobs
+from benchmarks.plan.cli import (
     check_option,
     check_writable,
     resolve_device,
     run_command,
 )
-from benchmarks.estimate import Measured, words
-from benchmarks.experiments import EXPERIMENTS, smoke
-from benchmarks.jobs import Asked, Job
-from benchmarks.plan import OUT, Data, Options, Plan, chosen, default_jobs, fillable, left_of, planned, resolved
-from benchmarks.spec import MOST_SAMPLES, MOST_SEED
-from benchmarks.sweep import ExecutorLost, Failure, Here, check_executor, log_path, open_executor, run_jobs
-from benchmarks.training import Stopped, other_settings, state_before, trained_before
+from benchmarks.plan.estimate import Measured, words
+from benchmarks.plan.jobs import Asked, Job
+from benchmarks.plan.selection import (
+    OUT,
+    Data,
+    Options,
+    Plan,
+    chosen,
+    default_jobs,
+    fillable,
+    left_of,
+    planned,
+    resolved,
+)
+from benchmarks.record import store
+from benchmarks.runs.training import Stopped, other_settings, state_before, trained_before
 from reports import tables
 from vma.errors import InputError
 

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from benchmarks.cli import DataOptions, check_option, open_data, resolve_device, run_command
-from benchmarks.spec import MOST_SEED, TrainSpec
-from benchmarks.weights import trained_at
+from benchmarks.declare.spec import MOST_SEED, TrainSpec
+from benchmarks.plan.cli import DataOptions, check_option, open_data, resolve_device, run_command
+from benchmarks.runs.weights import trained_at
 from reports.command import check_folder
 from vma.data import Ink, read_drawing
 from vma.data.episodes import Episodes, EpisodeSpec

@@ -3,7 +3,10 @@
 import sys
 from dataclasses import dataclass
 
-from benchmarks.cli import (
+from benchmarks.declare.experiments import FIGURE_SAMPLES, SCALING_CLASSES, memory_cell, scaling_training
+from benchmarks.declare.spec import MOST_SAMPLES
+from benchmarks.execute.runner import here
+from benchmarks.plan.cli import (
     CommonOptions,
     asked,
     check_option,
@@ -15,10 +18,7 @@ from benchmarks.cli import (
     training_minutes,
     warning,
 )
-from benchmarks.execute import here
-from benchmarks.experiments import FIGURE_SAMPLES, SCALING_CLASSES, memory_cell, scaling_training
-from benchmarks.fill import possible
-from benchmarks.spec import MOST_SAMPLES
+from benchmarks.plan.fill import possible
 from reports import tables
 from vma.data.episodes import MOST
 

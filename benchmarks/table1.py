@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from benchmarks import store
-from benchmarks.cli import (
+from benchmarks.declare.experiments import TABLE1_CLASSES, TABLE1_SHOTS, table1_cells, table1_training
+from benchmarks.declare.spec import MOST_SAMPLES
+from benchmarks.execute.runner import here
+from benchmarks.plan.cli import (
     CommonOptions,
     asked,
     check_option,
@@ -19,10 +21,8 @@ from benchmarks.cli import (
     training_minutes,
     warning,
 )
-from benchmarks.execute import here
-from benchmarks.experiments import TABLE1_CLASSES, TABLE1_SHOTS, table1_cells, table1_training
-from benchmarks.fill import possible
-from benchmarks.spec import MOST_SAMPLES
+from benchmarks.plan.fill import possible
+from benchmarks.record import store
 from reports import frames, tables
 from reports.aggregate import difference, per_target
 from reports.finding import records

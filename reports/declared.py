@@ -1,7 +1,7 @@
 """What the experiments declare, from results/experiments.json: their data, recipes and cells."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,16 @@ class Declared:
 def fits(cell: Cell, where: Mapping[str, Any]) -> bool:
     """Whether a cell has these values, as far as it names them."""
     return all(cell[key] == value for key, value in where.items() if key in cell)
+
+
+def keys_apart(rows: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> list[str]:
+    """Those of the keys that tell the rows apart, in their order; the first in any case."""
+    first, *others = keys
+    chosen = [first]
+    for key in others:
+        with_it, without = (len({tuple(row[k] for k in some) for row in rows}) for some in ([*chosen, key], chosen))
+        chosen += [key] * (with_it > without)
+    return chosen
 
 
 def _read() -> tuple[dict[str, Declared], dict[str, str]]:

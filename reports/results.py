@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from reports import lines, targets
-from reports.declared import DECLARED
+from reports.declared import DECLARED, keys_apart
 from reports.models import MODELS
 from reports.targets import Key
 from vma.errors import InputError as InputError
@@ -224,7 +224,11 @@ def missing_cells(results: Results, experiment: str) -> list[str]:
     if rows.empty:
         return [f"{experiment}: not run ({len(cells)} cells)"]
     found = {_values(row, cells[0]) for row in rows[list(cells[0])].to_dict("records")}
-    return [f"{experiment}: {_in_words(cell, cells)}" for cell in cells if _values(cell, cell) not in found]
+    missing = [cell for cell in cells if tuple(cell.values()) not in found]
+    # a cell is told by the keys that tell it apart from the others of its model
+    of = {name: [cell for cell in cells if cell["model"] == name] for name in {cell["model"] for cell in missing}}
+    keys = {name: keys_apart(alike, alike[0]) for name, alike in of.items()}
+    return [f"{experiment}: {_in_words(cell, keys[cell['model']])}" for cell in missing]
 
 
 def _values(row: Mapping[Any, Any], keys: Iterable[str]) -> tuple[Any, ...]:
@@ -323,16 +327,10 @@ def _left_out(rows: pd.DataFrame, key: str, why: str) -> list[str]:
     return [f"{rows.experiment.iloc[0]}: {len(rows)} rows with {key} {values} do not count, since {why}"]
 
 
-def _in_words(cell: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str:
-    """The cell, by the keys that tell it apart from the others of its model."""
+def _in_words(cell: Mapping[str, Any], keys: Iterable[str]) -> str:
     names = {"memory_size": "|M|", "train_memory_size": "trained with |M|", "num_samples": "K"}
-    alike = [other for other in cells if other["model"] == cell["model"]]
-    chosen = ["model"]
-    for key in cell:
-        if len({_values(one, [*chosen, key]) for one in alike}) > len({_values(one, chosen) for one in alike}):
-            chosen.append(key)
     return ", ".join(
         str(cell[key]) if isinstance(cell[key], str) else f"{names.get(key, key.replace('_', ' '))} {cell[key]}"
-        for key in chosen
+        for key in keys
         if cell[key] is not None
     )

@@ -12,10 +12,11 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks import experiments, tasks
-from benchmarks.build import SURROGATES
-from benchmarks.spec import Cell, TrainSpec, identity
-from benchmarks.store import append_rows, record_arrays, record_specs
+from benchmarks.declare import experiments
+from benchmarks.declare.spec import Cell, TrainSpec, identity
+from benchmarks.record.store import append_rows, record_arrays, record_specs
+from benchmarks.runs import tasks
+from benchmarks.runs.build import SURROGATES
 from benchmarks.timing.support import Ratio, write_entries, write_ratio
 from reports.gmn import LOGGED
 from reports.targets import Key

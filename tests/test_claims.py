@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from made_results import ORIGIN
 
-from benchmarks.experiments import EXPERIMENTS, smoke
-from benchmarks.store import append_rows
+from benchmarks.declare.experiments import EXPERIMENTS, smoke
+from benchmarks.record.store import append_rows
 from reports import findings
 from reports.findings import Finding
 from reports.outcomes import QUOTED, assess, assess_recipe, in_digits

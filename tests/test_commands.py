@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import compare_paths, experiments, memory_size, run, scaling, store, table1
-from benchmarks.cli import run_command
+from benchmarks import compare_paths, memory_size, run, scaling, table1
+from benchmarks.declare import experiments
+from benchmarks.plan.cli import run_command
+from benchmarks.record import store
 from reports import results
 from vma.data import load
 from vma.errors import DataUnavailable
@@ -129,7 +131,7 @@ def test_the_fallback_is_taken_only_when_asked_for(
 ) -> None:
 
     monkeypatch.setattr(
-        "benchmarks.cli.load", lambda name, **k: load(name, **k) if name == "strokes" else nothing_there(name)
+        "benchmarks.plan.cli.load", lambda name, **k: load(name, **k) if name == "strokes" else nothing_there(name)
     )
     arguments = ["--fallback", "strokes", "--models", "vae", "--out", str(tmp_path), *TINY]
     assert call(table1, *arguments) == 0

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import declare, store, tasks
-from benchmarks.experiments import (
+from benchmarks.declare import __main__ as declare
+from benchmarks.declare.experiments import (
     EXPERIMENTS,
     Experiment,
     estimator_trainings,
@@ -15,8 +15,10 @@ from benchmarks.experiments import (
     smoke,
     table1_training,
 )
-from benchmarks.spec import ESTIMATORS, Cell, eval_spec, identity, train_spec
-from benchmarks.weights import weights_path
+from benchmarks.declare.spec import ESTIMATORS, Cell, eval_spec, identity, train_spec
+from benchmarks.record import store
+from benchmarks.runs import tasks
+from benchmarks.runs.weights import weights_path
 from vma import checkpoint
 from vma.data import load
 from vma.data.episodes import Episodes

@@ -12,9 +12,11 @@ import torch
 from test_sweep import TRAIN, VAE, read
 
 import vma
-from benchmarks import build, experiments, run
-from benchmarks.experiments import Experiment
-from benchmarks.spec import Cell, EvalSpec
+from benchmarks import run
+from benchmarks.declare import experiments
+from benchmarks.declare.experiments import Experiment
+from benchmarks.declare.spec import Cell, EvalSpec
+from benchmarks.runs import build
 from reports import figures, tables
 from reports.results import read_results
 from vma.data import load

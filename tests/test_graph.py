@@ -19,9 +19,10 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 import vma.graph
 from baselines import PlainVAE, SoftAttentionVAE
 from baselines.sampled import SampledGradientSoftAttention
-from benchmarks import build, training, watch
-from benchmarks.spec import TrainSpec
-from benchmarks.training import Stopped, Trained
+from benchmarks.declare.spec import TrainSpec
+from benchmarks.record.evaluated import Trained
+from benchmarks.runs import build, training, watch
+from benchmarks.runs.training import Stopped
 from vma import ConvSizes, Terms, VariationalMemoryAddressing, checkpoint, iwae, vimco
 from vma.addressing import Draw
 from vma.data import DataSet

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.locks import Busy, locked
+from benchmarks.record.locks import Busy, locked
 
 
 def test_a_lock_is_held_once_and_names_its_holder(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import memory_size, scaling, store
-from benchmarks.cli import run_command
-from benchmarks.experiments import table1_cells, table1_training
-from benchmarks.fill import TooFew, possible, training_episode
-from benchmarks.spec import Cell, TrainSpec
-from benchmarks.training import run_folder, train
+from benchmarks import memory_size, scaling
+from benchmarks.declare.experiments import table1_cells, table1_training
+from benchmarks.declare.spec import Cell, TrainSpec
+from benchmarks.plan.cli import run_command
+from benchmarks.plan.fill import TooFew, possible, training_episode
+from benchmarks.record import store
+from benchmarks.runs.training import run_folder, train
 from vma.data import DataSet, ImageSet, load
 from vma.data.episodes import EpisodeSpec
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.store import append_rows, read_rows
+from benchmarks.record.store import append_rows, read_rows
 from reports import __main__ as command
 from reports import figures, page, tables
 from reports.outcomes import assess

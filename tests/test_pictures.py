@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from baselines import SoftAttentionVAE
-from benchmarks import training, watch
-from benchmarks.spec import TrainSpec
+from benchmarks.declare.spec import TrainSpec
+from benchmarks.runs import training, watch
 from vma import MLPSizes, VariationalMemoryAddressing
 from vma.data import Ink, load, read_drawing
 from vma.data.episodes import EpisodeSpec

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import vma
-from benchmarks import weights
-from benchmarks.experiments import named
-from benchmarks.spec import MODELS, NETWORKS, TrainSpec, identity
-from benchmarks.training import run_folder, train
+from benchmarks.declare.experiments import named
+from benchmarks.declare.spec import MODELS, NETWORKS, TrainSpec, identity
+from benchmarks.runs import weights
+from benchmarks.runs.training import run_folder, train
 from vma import checkpoint, pretrained
 from vma.checkpoint import CheckpointError
 from vma.data import load

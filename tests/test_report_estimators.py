@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from made_results import ROW
 
-from benchmarks.experiments import estimators as declared
-from benchmarks.store import record_arrays
+from benchmarks.declare.experiments import estimators as declared
+from benchmarks.record.store import record_arrays
 from reports import estimators, tables
 from reports.figures import FIGURES
 from reports.results import Results, read_results

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from made_results import ROW
 
-from benchmarks.experiments import EXPERIMENTS
-from benchmarks.store import ROW_KEYS, append_rows, record_arrays, record_specs
+from benchmarks.declare.experiments import EXPERIMENTS
+from benchmarks.record.store import ROW_KEYS, append_rows, record_arrays, record_specs
 from reports import targets
 from reports.declared import DECLARED
 from reports.results import NUMBERS, TEXT, InputError, Results, missing_cells, read_results, select, stand_ins

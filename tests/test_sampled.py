@@ -14,8 +14,9 @@ import baselines.sampled
 import vma.sampled
 from baselines import SoftAttentionVAE
 from baselines.sampled import SampledGradientSoftAttention
-from benchmarks import build, gradient_bias
-from benchmarks.spec import TrainSpec, identity
+from benchmarks import gradient_bias
+from benchmarks.declare.spec import TrainSpec, identity
+from benchmarks.runs import build
 from vma import ConvSizes, MLPSizes, Terms, VariationalMemoryAddressing, iwae, vimco
 from vma.data import load
 from vma.data.episodes import EpisodeSpec

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from benchmarks import samples
-from benchmarks.spec import TrainSpec
-from benchmarks.training import run_folder, train
+from benchmarks.declare.spec import TrainSpec
+from benchmarks.runs.training import run_folder, train
 from vma.data import load
 from vma.data.episodes import EpisodeSpec
 

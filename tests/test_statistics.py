@@ -7,7 +7,7 @@ import made_results
 import numpy as np
 import pytest
 
-from benchmarks.store import append_rows, record_arrays
+from benchmarks.record.store import append_rows, record_arrays
 from reports.aggregate import difference, differences, on_common_targets, per_target, seed_means
 from reports.crossover import crossover, crossover_interval
 from reports.results import Results, read_results

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import store
-from benchmarks.store import (
+from benchmarks.declare.spec import spec_id
+from benchmarks.record import store
+from benchmarks.record.store import (
     ROW_KEYS,
     append_rows,
     code_state,
@@ -20,7 +21,6 @@ from benchmarks.store import (
     provenance,
     read_rows,
     record_specs,
-    spec_id,
     write_text,
 )
 from reports import targets
@@ -217,7 +217,7 @@ def test_values_of_many_processes_are_all_there(tmp_path: Path) -> None:
 import os, sys
 import numpy as np
 from pathlib import Path
-from benchmarks.store import record_arrays
+from benchmarks.record.store import record_arrays
 from reports.targets import Key
 for worker in range(3):
     if os.fork() == 0:

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import cli, jobs, run, store, sweep
-from benchmarks import plan as planning
-from benchmarks.estimate import Measured
-from benchmarks.experiments import EXPERIMENTS, SMOKE_UPDATES, Experiment, smoke
-from benchmarks.jobs import Job, from_json
-from benchmarks.spec import Cell, EvalSpec, TrainSpec
+from benchmarks import run
+from benchmarks.declare.experiments import EXPERIMENTS, SMOKE_UPDATES, Experiment, smoke
+from benchmarks.declare.spec import Cell, EvalSpec, TrainSpec
+from benchmarks.execute import sweep
+from benchmarks.plan import cli, jobs
+from benchmarks.plan import selection as planning
+from benchmarks.plan.estimate import Measured
+from benchmarks.plan.jobs import Job, from_json
+from benchmarks.record import store
 from reports import targets
 from reports.targets import Key
 from vma.data import load

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from benchmarks import clock, tasks
-from benchmarks.build import build_model
-from benchmarks.experiments import EXPERIMENTS, smoke
-from benchmarks.spec import Cell, EvalSpec, TrainSpec, identity
-from benchmarks.training import Trained
+from benchmarks.declare.experiments import EXPERIMENTS, smoke
+from benchmarks.declare.spec import Cell, EvalSpec, TrainSpec, identity
+from benchmarks.record.evaluated import Trained
+from benchmarks.runs import clock, tasks
+from benchmarks.runs.build import build_model
 from vma.data import load
 from vma.data.episodes import EpisodeSpec
 from vma.evaluation import address_divergences

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import clock
-from benchmarks.build import build_model
-from benchmarks.experiments import scaling_training
+from benchmarks.declare.experiments import scaling_training
+from benchmarks.runs import clock
+from benchmarks.runs.build import build_model
 from benchmarks.timing import support
 from benchmarks.timing.support import Timing, flops, matrix_product, ratio_of, write_entries, write_ratio
 from reports.timing import MEANINGS

@@ -1,4 +1,4 @@
-"""The training loop, and runs that are interrupted, refused and taken up again by `benchmarks.training.train`."""
+"""The training loop, and runs that are interrupted, refused and taken up again by `benchmarks.runs.training.train`."""
 
 import json
 import os
@@ -15,10 +15,11 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from baselines import PlainVAE, SoftAttentionVAE
-from benchmarks import build, training, watch
-from benchmarks.spec import ESTIMATORS, TrainSpec
-from benchmarks.training import Stopped, Trained, run_folder
-from benchmarks.weights import ship
+from benchmarks.declare.spec import ESTIMATORS, TrainSpec
+from benchmarks.record.evaluated import Trained
+from benchmarks.runs import build, training, watch
+from benchmarks.runs.training import Stopped, run_folder
+from benchmarks.runs.weights import ship
 from vma import MLPSizes, Terms, VariationalMemoryAddressing, checkpoint, iwae, pretrained, vimco
 from vma.data import DataSet, ImageSet
 from vma.data.episodes import Episode, Episodes, EpisodeSpec

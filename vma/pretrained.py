@@ -98,7 +98,7 @@ def build(fields: Mapping[str, Any], networks: Any, pixel_mean: float = 0.5) -> 
 
     Args:
         fields: `model`, one of vma, soft, gmn and vae, and what belongs to it, by the names and with the defaults of
-            `benchmarks.spec.TrainSpec`.
+            `benchmarks.declare.spec.TrainSpec`.
         pixel_mean: mean of the training pixels, where the decoder's output starts; weights that are loaded replace it.
 
     Raises:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import clock
+from benchmarks.runs import clock
+from benchmarks.runs.training import training_commit
 from benchmarks.timing.support import Timing, entry, write_entries
-from benchmarks.training import training_commit
 from vma.hardware import keep_freed_memory
 
 LIMIT = 3600  # seconds a test

@@ -18,10 +18,10 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import store
-from benchmarks.clock import clock, peak_bytes, reset_peak, update_stream
-from benchmarks.spec import TrainSpec
-from benchmarks.training import training_commit
+from benchmarks.declare.spec import TrainSpec
+from benchmarks.record import store
+from benchmarks.runs.clock import clock, peak_bytes, reset_peak, update_stream
+from benchmarks.runs.training import training_commit
 from vma.data import DataSet, load
 from vma.data.episodes import Episode
 from vma.evaluation import evaluate

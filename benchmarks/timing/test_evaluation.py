@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.build import build_model
-from benchmarks.experiments import scaling_training
-from benchmarks.spec import TrainSpec
+from benchmarks.declare.experiments import scaling_training
+from benchmarks.declare.spec import TrainSpec
+from benchmarks.runs.build import build_model
+from benchmarks.runs.weights import trained_at, weights_path
 from benchmarks.timing.support import Timing, characters, evaluation_peak, training_forward_in_a_loop
-from benchmarks.weights import trained_at, weights_path
 from vma.data.episodes import Episodes, EpisodeSpec
 from vma.evaluation import evaluate
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.experiments import SAMPLED_GRADIENT, plain_vae, recall_training, scaling_training
-from benchmarks.spec import TrainSpec
+from benchmarks.declare.experiments import SAMPLED_GRADIENT, plain_vae, recall_training, scaling_training
+from benchmarks.declare.spec import TrainSpec
 from benchmarks.timing.support import MATRIX, Timing, matrix_product, side_by_side
 
 FEW_SHOT = scaling_training()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import store
+from benchmarks.record import store
 from vma import checkpoint
 
 ROOT = Path(__file__).parents[2]

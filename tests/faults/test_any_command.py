@@ -22,24 +22,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from reliability import amount
 
-from benchmarks import (
-    cli,
-    compare_paths,
-    experiments,
-    gradient_bias,
-    memory_size,
-    plan,
-    run,
-    samples,
-    scaling,
-    store,
-    table1,
-    training,
-    weights,
-)
-from benchmarks.experiments import Experiment
-from benchmarks.spec import Cell, EvalSpec, TrainSpec
-from benchmarks.training import run_folder, train
+from benchmarks import compare_paths, gradient_bias, memory_size, run, samples, scaling, table1
+from benchmarks.declare import experiments
+from benchmarks.declare.experiments import Experiment
+from benchmarks.declare.spec import Cell, EvalSpec, TrainSpec
+from benchmarks.plan import cli, selection
+from benchmarks.record import store
+from benchmarks.runs import training, weights
+from benchmarks.runs.training import run_folder, train
 from reports import __main__ as reports
 from reports import command as shared
 from vma import data
@@ -132,7 +122,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
         patch.setenv("COLUMNS", "80")
         # more than one thread is slow on a machine that does other things, and this asks for up to a thousand
         patch.setattr(torch, "set_num_threads", lambda number: None)
-        for module in (cli, plan):
+        for module in (cli, selection):
             patch.setattr(module, "load", load)
         for module in (store, training):
             patch.setattr(module, "ROOT", root)

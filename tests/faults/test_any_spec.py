@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reliability import amount
 
-from benchmarks import build, clock, spec, tasks
-from benchmarks.fill import possible
-from benchmarks.spec import Cell, EvalSpec, TrainSpec, eval_spec, train_spec
-from benchmarks.training import train
-from benchmarks.weights import spec_at
+from benchmarks.declare import spec
+from benchmarks.declare.spec import Cell, EvalSpec, TrainSpec, eval_spec, train_spec
+from benchmarks.plan.fill import possible
+from benchmarks.runs import build, clock, tasks
+from benchmarks.runs.training import train
+from benchmarks.runs.weights import spec_at
 from reports.command import one_line
 from vma import checkpoint
 from vma.data import DataSet, ImageSet

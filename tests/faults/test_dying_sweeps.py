@@ -18,8 +18,9 @@ import pytest
 from reliability import amount
 from test_sweep import BROKEN, CPU, ROOT, TINY, TRAIN, VAE, cell, command, declare, read, rows, until
 
-from benchmarks import run, sweep
-from benchmarks.training import run_folder
+from benchmarks import run
+from benchmarks.execute import sweep
+from benchmarks.runs.training import run_folder
 
 JOBS = amount(2, 6)
 KILLS = amount(1, 2)  # of each job, which is then tried again as often as `--retries` says by default

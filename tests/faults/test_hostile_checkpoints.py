@@ -15,9 +15,9 @@ import pytest
 import torch
 from reliability import amount
 
-from benchmarks import training
-from benchmarks.spec import TrainSpec, identity
-from benchmarks.weights import trained_at
+from benchmarks.declare.spec import TrainSpec, identity
+from benchmarks.runs import training
+from benchmarks.runs.weights import trained_at
 from vma import checkpoint
 from vma.data import DataSet, load
 from vma.data.episodes import EpisodeSpec

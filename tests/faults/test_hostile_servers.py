@@ -15,7 +15,7 @@ from socket import SHUT_RDWR, socket
 
 import pytest
 
-from benchmarks.cli import EvaluationOptions, open_data, run_command
+from benchmarks.plan.cli import EvaluationOptions, open_data, run_command
 from vma.data import cache_dir, datasets, download
 from vma.data.download import Source, downloads_dir, fetch
 from vma.errors import InputError

@@ -13,7 +13,7 @@ from forking import Ask, outcome
 from reliability import amount
 
 from benchmarks import scaling
-from benchmarks.cli import run_command
+from benchmarks.plan.cli import run_command
 from vma import checkpoint
 
 KINDS = {

@@ -13,7 +13,7 @@ import pytest
 from forking import environment
 from reliability import amount
 
-from benchmarks import store
+from benchmarks.record import store
 
 WRITERS = 4
 GROUP = 5
@@ -23,7 +23,7 @@ KIND = "rows written by processes at once"
 WRITER = f"""
 import sys
 from pathlib import Path
-from benchmarks.store import append_rows, read_rows
+from benchmarks.record.store import append_rows, read_rows
 path, writer, groups = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 done = {{row["group"] for row in read_rows(path) if row["writer"] == writer}}
 for group in range(groups):

@@ -23,7 +23,7 @@ from forking import CALLS, Ask, environment, intercept, outcome, refusal
 from made_results import make_results
 from reliability import amount
 
-from benchmarks import store
+from benchmarks.record import store
 from reports import lines
 from reports.targets import Key
 from vma import checkpoint

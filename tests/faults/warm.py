@@ -21,9 +21,11 @@ import torch
 import torch._dynamo  # which the first optimizer would import, for two seconds
 from forking import CALLS, intercept, refusal
 
-from benchmarks import execute, record, store, training, watch
-from benchmarks.jobs import Job
-from benchmarks.spec import Cell, EvalSpec, TrainSpec
+from benchmarks.declare.spec import Cell, EvalSpec, TrainSpec
+from benchmarks.execute import runner
+from benchmarks.plan.jobs import Job
+from benchmarks.record import evaluated, store
+from benchmarks.runs import training, watch
 from vma import checkpoint
 from vma.data import load
 from vma.data.episodes import EpisodeSpec
@@ -102,8 +104,8 @@ def run(request: dict[str, Any], mark: Mark) -> int:
     watch.LOG_EVERY = 10  # type: ignore[misc]
     watch.VALIDATE_EVERY = 50  # type: ignore[misc]
     checkpoint.save = mark.during("saving", checkpoint.save)
-    record.record = mark.during("recording", record.record)
-    return execute.attempt(job(out), progress)
+    evaluated.record = mark.during("recording", evaluated.record)
+    return runner.attempt(job(out), progress)
 
 
 def forked(request: dict[str, Any], mark: Mark) -> dict[str, Any]:
@@ -149,7 +151,7 @@ def main() -> None:
     torch.set_num_threads(1)
     mark = Mark()
     data = load("strokes", image_size=TRAIN.image_size)
-    execute.load = lambda *_, **__: data
+    runner.load = lambda *_, **__: data
     # the checkout does not change meanwhile, and git takes longer than the job
     state = store.code_state(store.ROOT)
     training.code_state = store.code_state = lambda root: state

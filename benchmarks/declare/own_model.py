@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.experiments import Experiment
-from benchmarks.spec import ADDRESS_TASKS, MODELS, OWN_MODEL, TrainSpec
+from benchmarks.declare.experiments import Experiment
+from benchmarks.declare.spec import ADDRESS_TASKS, MODELS, OWN_MODEL, TrainSpec
 from vma import pretrained
 from vma.errors import InputError
 from vma.protocol import Model, check_model, has_address

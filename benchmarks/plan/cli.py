@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from benchmarks.fill import training_episode
-from benchmarks.spec import MOST_SEED, MOST_THREADS, MOST_UPDATES, TrainSpec
+from benchmarks.declare.spec import MOST_SEED, MOST_THREADS, MOST_UPDATES, TrainSpec
+from benchmarks.plan.fill import training_episode
 from reports import command
 from vma.data import DataSet, load
 from vma.data.episodes import MOST

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import record, store, weights
-from benchmarks.spec import Cell, TrainSpec, eval_spec, identity, train_spec
-from benchmarks.training import run_folder, state_before
+from benchmarks.declare.spec import Cell, TrainSpec, eval_spec, identity, spec_id, train_spec
+from benchmarks.record import evaluated, store
+from benchmarks.runs import weights
+from benchmarks.runs.training import run_folder, state_before
 from vma.data import DataSet
 
 TIMED = "wallclock"  # the task that measures time, for which nothing else may run
@@ -116,7 +117,7 @@ def expected(job: Job, data: DataSet, device: torch.device) -> tuple[str, int] |
         train_id, done, spent = job.train.train_id, 0, 0.0
     else:
         trained_as, done, spent = state_before(job.train, device)
-        train_id = store.spec_id(trained_as)
+        train_id = spec_id(trained_as)
     if job.updates is not None:
         return train_id, max(done, job.updates)
     return (train_id, done) if job.seconds is not None and done and spent >= job.seconds else None
@@ -134,7 +135,7 @@ def recorded(out: Path, experiments: Iterable[str], since: int | None) -> dict[s
         return row["train_id"], row["updates"], row["eval_id"], row["data_sha256"], device
 
     def counts(row: Mapping[str, Any]) -> bool:
-        return since is None or record.made(row) >= since
+        return since is None or evaluated.made(row) >= since
 
     return {name: {key(row) for row in store.read_rows(out / f"{name}.jsonl") if counts(row)} for name in experiments}
 

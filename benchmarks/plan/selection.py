@@ -10,11 +10,11 @@ from typing import Annotated
 import torch
 import tyro
 
-from benchmarks.cli import TrainingOptions, resolve_spec, warning
-from benchmarks.experiments import EXPERIMENTS, STAND_INS, Experiment
-from benchmarks.fill import TooFew, possible
-from benchmarks.jobs import TIMED, Asked, Job, expected, grouped, missing, recorded, takes_shipped
-from benchmarks.spec import Cell, TrainSpec
+from benchmarks.declare.experiments import EXPERIMENTS, STAND_INS, Experiment
+from benchmarks.declare.spec import Cell, TrainSpec
+from benchmarks.plan.cli import TrainingOptions, resolve_spec, warning
+from benchmarks.plan.fill import TooFew, possible
+from benchmarks.plan.jobs import TIMED, Asked, Job, expected, grouped, missing, recorded, takes_shipped
 from vma.data import DataSet, load
 from vma.errors import DataUnavailable, InputError
 

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks import clock, record, store, tasks, weights
-from benchmarks.cli import in_a_line
-from benchmarks.jobs import TIMED, Job, expected, job_name, missing, recorded, restarts, takes_shipped
-from benchmarks.locks import locked
-from benchmarks.spec import Cell
-from benchmarks.training import Trained, run_folder, train
+from benchmarks.declare.spec import Cell
+from benchmarks.plan.cli import in_a_line
+from benchmarks.plan.jobs import TIMED, Job, expected, job_name, missing, recorded, restarts, takes_shipped
+from benchmarks.record import evaluated, store
+from benchmarks.record.evaluated import Trained
+from benchmarks.record.locks import locked
+from benchmarks.runs import clock, tasks, weights
+from benchmarks.runs.training import run_folder, train
 from reports.command import one_line
 from reports.runs import run_name
 from vma.data import DataSet, load
@@ -79,7 +81,7 @@ def here(
         model = do(job, progress, data, trained)
     assert model is not None
     rows = store.read_rows(job.out / f"{experiment}.jsonl")
-    return model, [row for _, cell in asked for row in record.stored(rows, cell, model, data, since or 0)]
+    return model, [row for _, cell in asked for row in evaluated.stored(rows, cell, model, data, since or 0)]
 
 
 def do(
@@ -173,7 +175,7 @@ def _evaluate(job: Job, trained: Trained, data: DataSet, device: torch.device, p
     asked = missing(job, recorded(job.out, job.experiments, job.since), model, data, device)
     for name in job.experiments:
         cells = [cell for experiment, cell in asked if experiment == name]
-        record.take_over(job.out, name, trained, cells, data, job.since or 0)
+        evaluated.take_over(job.out, name, trained, cells, data, job.since or 0)
     left = missing(job, recorded(job.out, job.experiments, job.since), model, data, device)
     # what several experiments ask for is evaluated once
     every = {cell.eval: cell for _, cell in job.cells}.values()
@@ -190,7 +192,7 @@ def _evaluate(job: Job, trained: Trained, data: DataSet, device: torch.device, p
                 if experiment == name and cell.eval in found
             ]
             if own:
-                record.record(job.out, name, trained, own, data, origin)
+                evaluated.record(job.out, name, trained, own, data, origin)
 
 
 def _measure_times(job: Job, data: DataSet, device: torch.device, progress: Report) -> None:
@@ -199,4 +201,4 @@ def _measure_times(job: Job, data: DataSet, device: torch.device, progress: Repo
     for name in job.experiments:
         cells = [cell for experiment, cell in left if experiment == name]
         for trained, result in clock.time_updates(cells, data, device, partial(progress, "measure time")):
-            record.record(job.out, name, trained, [result], data, origin)
+            evaluated.record(job.out, name, trained, [result], data, origin)

@@ -4,14 +4,16 @@ of.
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from baselines.soft_attention import SoftAttentionVAE, SoftEncoded
-from benchmarks.build import (
+from benchmarks.declare.spec import BY_CLASS, NEEDLESS, Cell, EvalSpec, TrainSpec
+from benchmarks.record.evaluated import Result, Trained
+from benchmarks.runs.build import (
     DTYPES,
     SURROGATES,
     build_draw,
@@ -19,8 +21,6 @@ from benchmarks.build import (
     build_objective,
     build_optimizer,
 )
-from benchmarks.spec import BY_CLASS, NEEDLESS, Cell, EvalSpec, TrainSpec
-from benchmarks.training import Trained
 from vma.data import DataSet, ImageSet
 from vma.data.episodes import Episode, Episodes, EpisodeSpec, shifted_memory, subsample_memory
 from vma.errors import InputError
@@ -53,16 +53,6 @@ RULES: dict[str | None, str] = {
 
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a cell came to: its metrics, each with value, stderr, n and what a task adds, and its arrays by name."""
-
-    cell: Cell
-    metrics: list[dict[str, Any]]
-    arrays: dict[str, np.ndarray]
-    seconds: float
 
 
 def split(data: DataSet, evaluation: EvalSpec) -> ImageSet:

@@ -2,7 +2,7 @@
 of validation characters, and the curve of the bound.
 
 The pictures cost about a second in a thousand updates. What is timed (`wallclock`, `benchmarks/timing`) does not train
-by `benchmarks.training` and has none.
+by `benchmarks.runs.training` and has none.
 """
 
 import io
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from baselines import GenerativeMatchingNetwork
-from benchmarks.build import DTYPES
-from benchmarks.spec import TrainSpec
-from benchmarks.store import append_lines, read_rows
+from benchmarks.declare.spec import TrainSpec
+from benchmarks.record.store import append_lines, read_rows
+from benchmarks.runs.build import DTYPES
 from vma.data.episodes import Episode, Episodes
 from vma.evaluation import Scores, evaluate
 from vma.files import write_atomic

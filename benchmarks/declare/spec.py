@@ -3,6 +3,8 @@
 None can be made with a value that its field's annotation does not allow, or with fields that contradict each other.
 """
 
+import hashlib
+import json
 import math
 import re
 import reprlib
@@ -14,7 +16,6 @@ from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
 
 from baselines.gmn_networks import LEAST_SIZE
-from benchmarks.store import spec_id
 from vma.addressing import SIMILARITIES
 from vma.data.episodes import MOST, SHIFTS, EpisodeSpec
 from vma.errors import InputError, check_name, check_number, check_whole
@@ -112,7 +113,7 @@ class TrainSpec:
     a row says how many were made. Only a recipe whose learning rate decays names the update at which it ends.
     """
 
-    model: Annotated[str, _check_model_name] = "vma"  # or package.module:factory, see `benchmarks.own_model`
+    model: Annotated[str, _check_model_name] = "vma"  # or package.module:factory, see `benchmarks.declare.own_model`
     # of soft attention
     read: Annotated[str, partial(check_name, allowed=("images", "features"), none="images")] | None = None
     recipe: str = "paper"
@@ -141,7 +142,7 @@ class TrainSpec:
     growth: Annotated[tuple[tuple[int, int], ...], _check_stages] | None = None
     episodes_per_update: Entries = 1  # an update's minibatch holds the targets of that many
     tied: bool = False  # whether the embedding networks of q(a|x) share the other networks' pyramids
-    # of the gradient of q(a|x), see `benchmarks.build`
+    # of the gradient of q(a|x), see `benchmarks.runs.build`
     estimator: Annotated[str, partial(check_name, allowed=("vimco", *ESTIMATORS))] = "vimco"
     # of the gradient of q(z|m, x), see `vma.VariationalMemoryAddressing`
     z_gradient: Annotated[str, partial(check_name, allowed=Z_GRADIENTS)] = Z_GRADIENTS[0]
@@ -311,6 +312,12 @@ def _check_growth(growth: tuple[tuple[int, int], ...], episode: EpisodeSpec) -> 
         raise InputError(f"growth has stages until updates {', '.join(map(str, untils[1:]))}, must ascend from above 0")
 
 
+def spec_id(spec: Mapping[str, Any]) -> str:
+    """12 hex digits that name a spec: sha256 over its canonical JSON, whatever the order of its keys."""
+    canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
 def identity(spec: Any) -> dict[str, Any]:
     """The fields of a spec that have another value than their default, and those of `HASHED`; of nested specs too. A
     field that is added later changes no hash as long as it has its default.
@@ -327,7 +334,7 @@ def identity(spec: Any) -> dict[str, Any]:
 class EvalSpec:
     """One evaluation: how many targets of which split, drawn how, with how many samples each, and what is computed.
 
-    `task` None is the bound and its parts; the others are the names in `benchmarks.tasks`. `memory_size` leaves that
+    `task` None is the bound and its parts; the others are names in `benchmarks.runs.tasks`. `memory_size` leaves that
     many entries of each episode's memory, one of every class among them.
     """
 
@@ -390,7 +397,7 @@ class Cell:
         if task == "wallclock":
             return  # which times the updates of the training, and evaluates nothing
         model, learned = self.train.model, self.train.learned_entries is not None
-        # a model of the user's own is asked, see `benchmarks.own_model`
+        # a model of the user's own is asked, see `benchmarks.declare.own_model`
         if task in ADDRESS_TASKS and model in MODELS and model != "vma":
             raise InputError(f"task is {task} for {model}, which has no address: it is for vma")
         if task == "learned" and not learned:

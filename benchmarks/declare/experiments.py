@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from baselines.gmn_networks import LEAST_SIZE
-from benchmarks.spec import ESTIMATORS, Cell, EvalSpec, TrainSpec
+from benchmarks.declare.spec import ESTIMATORS, Cell, EvalSpec, TrainSpec
 from vma.data.episodes import EpisodeSpec
 from vma.model import Z_GRADIENTS
 

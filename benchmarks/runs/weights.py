@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import store
-from benchmarks.build import build_model
-from benchmarks.experiments import named
-from benchmarks.spec import MODELS, TrainSpec, train_spec
-from benchmarks.training import Trained, check_meta
+from benchmarks.declare.experiments import named
+from benchmarks.declare.spec import MODELS, TrainSpec, train_spec
+from benchmarks.record import store
+from benchmarks.record.evaluated import Trained
+from benchmarks.runs.build import build_model
+from benchmarks.runs.training import check_meta
 from vma import checkpoint
 from vma.data import DATASETS, DataSet
 from vma.errors import InputError, check_name

@@ -8,10 +8,10 @@ import threading
 import time
 from pathlib import Path
 
-from benchmarks import store
-from benchmarks.execute import attempt
-from benchmarks.jobs import from_json
-from benchmarks.sweep import progress_path
+from benchmarks.execute.runner import attempt
+from benchmarks.execute.sweep import progress_path
+from benchmarks.plan.jobs import from_json
+from benchmarks.record import store
 from vma.hardware import keep_freed_memory
 
 WRITE_SECONDS = 1.0  # between two reports of progress

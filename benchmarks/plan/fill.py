@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.build import pixel_mean
-from benchmarks.spec import BY_CLASS, Cell, EvalSpec
-from benchmarks.tasks import groups, split
-from benchmarks.training import episodes_of
+from benchmarks.declare.spec import BY_CLASS, Cell, EvalSpec
+from benchmarks.runs.build import pixel_mean
+from benchmarks.runs.tasks import groups, split
+from benchmarks.runs.training import episodes_of
 from vma.data import DataSet
 from vma.data.episodes import Episodes, EpisodeSpec
 from vma.errors import InputError

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from benchmarks.execute import attempt
-from benchmarks.jobs import Job, from_json
-from benchmarks.store import ROOT
-from benchmarks.training import Stopped, caught_signals
+from benchmarks.execute.runner import attempt
+from benchmarks.plan.jobs import Job, from_json
+from benchmarks.record.store import ROOT
+from benchmarks.runs.training import Stopped, caught_signals
 from vma.errors import InputError
 
 if TYPE_CHECKING:  # an extra, imported only where it is asked for
@@ -79,7 +79,7 @@ def run_job(line: str) -> tuple[int, list[str]]:
     with open(log_path(out, name), "ab") as log:
         start = log.tell()
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "benchmarks.worker"],
+            [sys.executable, "-P", "-m", "benchmarks.execute.worker"],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,

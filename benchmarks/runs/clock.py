@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.build import DTYPES, build_draw, build_model, build_objective, build_optimizer, uses_graph
-from benchmarks.spec import Cell, TrainSpec, identity
-from benchmarks.tasks import Progress, Result, metric_of
-from benchmarks.training import Trained, episodes_of
+from benchmarks.declare.spec import Cell, TrainSpec, identity
+from benchmarks.record.evaluated import Result, Trained
+from benchmarks.runs.build import DTYPES, build_draw, build_model, build_objective, build_optimizer, uses_graph
+from benchmarks.runs.tasks import Progress, metric_of
+from benchmarks.runs.training import episodes_of
 from vma.data import DataSet
 from vma.graph import WARM_UP
 from vma.objectives import Terms

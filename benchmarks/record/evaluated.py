@@ -1,19 +1,47 @@
-"""The rows of evaluated cells: what they say of where the numbers come from, and how they are written."""
+"""A trained model, its evaluated cells, and their rows: where the numbers come from, and how they are written."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import store
-from benchmarks.spec import Cell, identity
-from benchmarks.tasks import Result
-from benchmarks.training import Trained
+from benchmarks.declare.spec import Cell, TrainSpec, identity, spec_id
+from benchmarks.record import store
 from reports import targets
 from reports.targets import Key
 from vma.data import DataSet
+from vma.protocol import Model
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and what a row says of its training."""
+
+    model: Model
+    spec: TrainSpec
+    updates: int
+    seconds: float
+    trained_as: dict[str, Any]  # the identity of the spec that its training began with, on whichever machine
+    commits: tuple[str, ...]  # of the code that made the updates, in their order; see `training_commit`
+    shipped: bool = False
+
+    @property
+    def train_id(self) -> str:
+        """The hash that names the run."""
+        return spec_id(self.trained_as)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cell came to: its metrics, each with value, stderr, n and what a task adds, and its arrays by name."""
+
+    cell: Cell
+    metrics: list[dict[str, Any]]
+    arrays: dict[str, np.ndarray]
+    seconds: float
 
 
 def row_keys(experiment: str, cell: Cell, trained: Trained, data: DataSet, origin: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import store
-from benchmarks.jobs import Asked, Job
-from benchmarks.spec import identity
-from benchmarks.training import branch_point, trained_before
+from benchmarks.declare.spec import identity
+from benchmarks.plan.jobs import Asked, Job
+from benchmarks.record import store
+from benchmarks.runs.training import branch_point, trained_before
 
 Speeds = dict[tuple[Any, ...], float]
 

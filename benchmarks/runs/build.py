@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import own_model
-from benchmarks.spec import TrainSpec, identity
+from benchmarks.declare import own_model
+from benchmarks.declare.spec import TrainSpec, identity
 from vma import estimators, iwae, pretrained, vimco
 from vma.addressing import Draw
 from vma.data import DataSet

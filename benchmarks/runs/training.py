@@ -18,8 +18,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks import watch
-from benchmarks.build import (
+from benchmarks.declare.spec import BY_CLASS, SETTINGS, TrainSpec, identity, spec_id
+from benchmarks.record.evaluated import Trained
+from benchmarks.record.locks import Busy, locked
+from benchmarks.record.store import ROOT, code_state, read_rows, write_text
+from benchmarks.runs import watch
+from benchmarks.runs.build import (
     DTYPES,
     build_draw,
     build_model,
@@ -28,9 +32,6 @@ from benchmarks.build import (
     schedule,
     uses_graph,
 )
-from benchmarks.locks import Busy, locked
-from benchmarks.spec import BY_CLASS, SETTINGS, TrainSpec, identity
-from benchmarks.store import ROOT, code_state, read_rows, spec_id, write_text
 from vma import checkpoint
 from vma.data import DataSet, cache_dir
 from vma.data.episodes import Episode, Episodes, EpisodeSpec
@@ -49,24 +50,6 @@ logger = logging.getLogger("vma")
 
 class Stopped(SystemExit):
     """A signal ended the run after its state was saved; exits with 128 + the signal's number."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained model and what a row says of its training."""
-
-    model: Model
-    spec: TrainSpec
-    updates: int
-    seconds: float
-    trained_as: dict[str, Any]  # the identity of the spec that its training began with, on whichever machine
-    commits: tuple[str, ...]  # of the code that made the updates, in their order; see `training_commit`
-    shipped: bool = False
-
-    @property
-    def train_id(self) -> str:
-        """The hash that names the run."""
-        return spec_id(self.trained_as)
 
 
 def run_folder(spec: TrainSpec, device: torch.device) -> Path:

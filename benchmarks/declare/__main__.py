@@ -6,14 +6,15 @@ do it, beside the same cells as a smoke run shrinks them.
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiments import EXPERIMENTS, STAND_INS, Experiment, smoke_cells
-from benchmarks.spec import Cell
-from benchmarks.store import ROOT, write_text
-from benchmarks.tasks import RULES
+from benchmarks.declare.experiments import EXPERIMENTS, STAND_INS, Experiment, smoke_cells
+from benchmarks.declare.spec import Cell
+from benchmarks.record.store import ROOT, write_text
+from benchmarks.runs.tasks import RULES
+from reports.declared import keys_apart
 from reports.results import SUITE
 
 PATH = ROOT / "results" / "experiments.json"
@@ -26,20 +27,11 @@ KEYS = (
 )
 
 
-def keys_apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys that tell the rows apart; the model in any case."""
-    chosen = [KEYS[0]]
-    for key in KEYS[1:]:
-        with_it, without = (len({tuple(row[k] for k in some) for row in rows}) for some in ([*chosen, key], chosen))
-        chosen += [key] * (with_it > without)
-    return chosen
-
-
 def declared(experiment: Experiment) -> dict[str, Any]:
     """An experiment as readers see it; its cells by the suite's recipe stand in the place of those by the paper's."""
     cells = [cell for cell in experiment.cells if cell.train.recipe != SUITE]
     rows = _rows(cells)
-    keys = keys_apart(rows)
+    keys = keys_apart(rows, KEYS)
     return {
         "paper": experiment.paper,
         "what": experiment.what,

@@ -1,6 +1,5 @@
 """Result files: rows appended whole, what made them, and the texts and arrays beside them."""
 
-import hashlib
 import io
 import json
 import logging
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.locks import locked
+from benchmarks.record.locks import locked
 from reports import lines, targets
 from vma.errors import InputError
 from vma.files import BINARY, read_bounded, sync_folder, write_all, write_atomic
@@ -25,7 +24,7 @@ from vma.files import BINARY, read_bounded, sync_folder, write_all, write_atomic
 if TYPE_CHECKING:  # importing torch takes seconds, and appending a row needs none of it
     import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MAX_BYTES = 2**30  # of a file of rows
 CODE_FOLDERS = ("vma", "baselines", "benchmarks", "reports")
 
@@ -123,12 +122,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return lines.parse(_read(path))
     except lines.BadLine as error:
         raise InputError(f"{path}, line {error.number}, is no JSON object; correct or delete the line") from None
-
-
-def spec_id(spec: Mapping[str, Any]) -> str:
-    """12 hex digits that name a spec: sha256 over its canonical JSON, whatever the order of its keys."""
-    canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def record_specs(path: Path, specs: Mapping[str, Mapping[str, Any]]) -> None:
