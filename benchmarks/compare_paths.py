@@ -28,7 +28,8 @@ from benchmarks.plan.cli import (
 from benchmarks.record.evaluated import Trained
 from benchmarks.record.store import write_text
 from benchmarks.runs.build import DTYPES
-from benchmarks.runs.training import train, validation_episodes
+from benchmarks.runs.episodes import validation_episodes
+from benchmarks.runs.training import train
 from vma.data import DataSet
 from vma.errors import InputError
 from vma.evaluation import Scores, evaluate

@@ -35,7 +35,8 @@ from benchmarks.plan.selection import (
     resolved,
 )
 from benchmarks.record import store
-from benchmarks.runs.training import Stopped, other_settings, state_before, trained_before
+from benchmarks.runs.states import other_settings, state_before, trained_before
+from benchmarks.runs.training import Stopped
 from reports import tables
 from vma.errors import InputError
 

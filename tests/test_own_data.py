@@ -17,7 +17,8 @@ from benchmarks.declare.spec import Cell, TrainSpec
 from benchmarks.plan.cli import run_command
 from benchmarks.plan.fill import TooFew, possible, training_episode
 from benchmarks.record import store
-from benchmarks.runs.training import run_folder, train
+from benchmarks.runs.states import run_folder
+from benchmarks.runs.training import train
 from vma.data import DataSet, ImageSet, load
 from vma.data.episodes import EpisodeSpec
 

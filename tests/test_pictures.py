@@ -11,6 +11,7 @@ from PIL import Image
 from baselines import SoftAttentionVAE
 from benchmarks.declare.spec import TrainSpec
 from benchmarks.runs import training, watch
+from benchmarks.runs.states import run_folder
 from vma import MLPSizes, VariationalMemoryAddressing
 from vma.data import Ink, load, read_drawing
 from vma.data.episodes import EpisodeSpec
@@ -80,7 +81,7 @@ def test_a_run_that_is_drawn_is_the_same_run(name: str, monkeypatch: pytest.Monk
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(every)))
         monkeypatch.setattr(watch, "DRAW_EVERY", every)
         states.append(training.train(spec, data, cpu, updates=6).model.state_dict())
-        folder = training.run_folder(spec, cpu)
+        folder = run_folder(spec, cpu)
         drawn = {path.name for path in folder.glob("*.png")}
         assert drawn == ({"samples.png", "curve.png"} if every == 4 else set())
         for path in folder.glob("*.png"):

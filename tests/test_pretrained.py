@@ -10,7 +10,8 @@ import vma
 from benchmarks.declare.experiments import named
 from benchmarks.declare.spec import MODELS, NETWORKS, TrainSpec, identity
 from benchmarks.runs import weights
-from benchmarks.runs.training import run_folder, train
+from benchmarks.runs.states import run_folder
+from benchmarks.runs.training import train
 from vma import checkpoint, pretrained
 from vma.checkpoint import CheckpointError
 from vma.data import load

@@ -9,7 +9,8 @@ from PIL import Image
 
 from benchmarks import samples
 from benchmarks.declare.spec import TrainSpec
-from benchmarks.runs.training import run_folder, train
+from benchmarks.runs.states import run_folder
+from benchmarks.runs.training import train
 from vma.data import load
 from vma.data.episodes import EpisodeSpec
 

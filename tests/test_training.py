@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from baselines import PlainVAE, SoftAttentionVAE
 from benchmarks.declare.spec import ESTIMATORS, TrainSpec
 from benchmarks.record.evaluated import Trained
-from benchmarks.runs import build, training, watch
-from benchmarks.runs.training import Stopped, run_folder
+from benchmarks.runs import build, states, training, watch
+from benchmarks.runs.episodes import episodes_of, validation_episodes
+from benchmarks.runs.states import run_folder
+from benchmarks.runs.training import Stopped
 from benchmarks.runs.weights import ship
 from vma import MLPSizes, Terms, VariationalMemoryAddressing, checkpoint, iwae, pretrained, vimco
 from vma.data import DataSet, ImageSet
@@ -303,7 +305,7 @@ def test_a_run_goes_on_with_other_threads_and_precision_and_says_so(
         torch.set_num_threads(1)
     assert (gone_on.updates, gone_on.train_id, gone_on.trained_as) == (5, one.train_id, begun.trained_as)
     assert "begun in float32 on 1 CPU threads, it continues in bfloat16 on 2 CPU threads" in capsys.readouterr().err
-    assert training.state_before(other, CPU) == (begun.trained_as, 5, gone_on.seconds)
+    assert states.state_before(other, CPU) == (begun.trained_as, 5, gone_on.seconds)
     again = training.train(replace(other, threads=1), DATA, CPU, updates=2, restart=True)  # which is a run of its own
     assert again.trained_as["dtype"] == "bfloat16"
 
@@ -415,13 +417,13 @@ def test_trainings_that_cannot_be_are_refused(fields: dict[str, Any], message: s
 
 def test_the_updates_of_a_trunk_count_as_made_before() -> None:
     spec = annealed_spec()
-    assert training.trained_before(spec, CPU) == (0, 0.0)
+    assert states.trained_before(spec, CPU) == (0, 0.0)
     trunk = train(updates=4)
-    assert training.trained_before(spec, CPU) == (4, trunk.seconds)
+    assert states.trained_before(spec, CPU) == (4, trunk.seconds)
     assert training.train(spec, DATA, CPU, updates=4).updates == 4  # and nothing of its own is there yet
     assert training.train(spec, DATA, CPU, updates=8).updates == 8
     train(updates=9)
-    assert training.trained_before(spec, CPU)[0] == 8
+    assert states.trained_before(spec, CPU)[0] == 8
 
 
 def test_a_trunk_that_goes_on_meanwhile_is_left_where_it_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,14 +466,14 @@ def build_model(**fields: Any) -> Any:
 
 def test_a_memory_that_grows_has_the_size_of_its_stage() -> None:
     spec = replace(train_spec("growing memory"), episodes_per_update=2)
-    grown, final = training.episodes_of(spec, UNLABELLED, CPU), Episodes(UNLABELLED.train, RECALL, spec.seed)
+    grown, final = episodes_of(spec, UNLABELLED, CPU), Episodes(UNLABELLED.train, RECALL, spec.seed)
     sizes = [len(grown(number).memory) for number in range(20)]
     assert sizes == [4] * 4 + [8] * 10 + [20] * 6  # until updates 2 and 7
     assert torch.equal(grown(17).memory_index, final(17).memory_index)
     for number in (3, 4):  # of any order: a resumed run asks for later ones first
         smaller = Episodes(UNLABELLED.train, replace(RECALL, memory_size=sizes[number]), spec.seed)
         assert torch.equal(grown(number).memory_index, smaller(number).memory_index)
-    constant = training.episodes_of(train_spec(), DATA, CPU)
+    constant = episodes_of(train_spec(), DATA, CPU)
     assert torch.equal(constant(5).x_index, Episodes(DATA.train, SPEC, 0)(5).x_index)
 
 
@@ -508,7 +510,7 @@ def test_the_estimator_is_the_specs() -> None:
 
 def test_validation_episodes_are_like_those_of_training_as_far_as_the_set_goes() -> None:
     def size(data: DataSet, **fields: Any) -> tuple[int, int]:
-        episode = training.validation_episodes(replace(train_spec(), **fields), data, CPU)(0)
+        episode = validation_episodes(replace(train_spec(), **fields), data, CPU)(0)
         return len(episode.x), 0 if episode.memory is None else len(episode.memory)
 
     assert size(DATA) == (6, 6)

@@ -18,7 +18,8 @@ from benchmarks.record import evaluated, store
 from benchmarks.record.evaluated import Trained
 from benchmarks.record.locks import locked
 from benchmarks.runs import clock, tasks, weights
-from benchmarks.runs.training import run_folder, train
+from benchmarks.runs.states import run_folder
+from benchmarks.runs.training import train
 from reports.command import one_line
 from reports.runs import run_name
 from vma.data import DataSet, load

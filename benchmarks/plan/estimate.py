@@ -11,7 +11,7 @@ import torch
 from benchmarks.declare.spec import identity
 from benchmarks.plan.jobs import Asked, Job
 from benchmarks.record import store
-from benchmarks.runs.training import branch_point, trained_before
+from benchmarks.runs.states import branch_point, trained_before
 
 Speeds = dict[tuple[Any, ...], float]
 

@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.declare.spec import BY_CLASS, Cell, EvalSpec
 from benchmarks.runs.build import pixel_mean
+from benchmarks.runs.episodes import episodes_of
 from benchmarks.runs.tasks import groups, split
-from benchmarks.runs.training import episodes_of
 from vma.data import DataSet
 from vma.data.episodes import Episodes, EpisodeSpec
 from vma.errors import InputError

@@ -11,7 +11,7 @@ import torch
 from benchmarks.declare.spec import Cell, TrainSpec, eval_spec, identity, spec_id, train_spec
 from benchmarks.record import evaluated, store
 from benchmarks.runs import weights
-from benchmarks.runs.training import run_folder, state_before
+from benchmarks.runs.states import run_folder, state_before
 from vma.data import DataSet
 
 TIMED = "wallclock"  # the task that measures time, for which nothing else may run

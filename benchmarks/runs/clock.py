@@ -16,8 +16,8 @@ from torch import nn
 from benchmarks.declare.spec import Cell, TrainSpec, identity
 from benchmarks.record.evaluated import Result, Trained
 from benchmarks.runs.build import DTYPES, build_draw, build_model, build_objective, build_optimizer, uses_graph
+from benchmarks.runs.episodes import episodes_of
 from benchmarks.runs.tasks import Progress, metric_of
-from benchmarks.runs.training import episodes_of
 from vma.data import DataSet
 from vma.graph import WARM_UP
 from vma.objectives import Terms

@@ -2,13 +2,11 @@
 
 import json
 import logging
-import math
 import os
-import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.declare.spec import BY_CLASS, SETTINGS, TrainSpec, identity, spec_id
+from benchmarks.declare.spec import TrainSpec, identity
 from benchmarks.record.evaluated import Trained
 from benchmarks.record.locks import Busy, locked
 from benchmarks.record.store import ROOT, code_state, read_rows, write_text
@@ -32,9 +30,11 @@ from benchmarks.runs.build import (
     schedule,
     uses_graph,
 )
+from benchmarks.runs.episodes import ENDLESS, stages_of, validation_episodes
+from benchmarks.runs.states import branch_point, check_meta, elsewhere, has_state, other_settings, run_folder
 from vma import checkpoint
-from vma.data import DataSet, cache_dir
-from vma.data.episodes import Episode, Episodes, EpisodeSpec
+from vma.data import DataSet
+from vma.data.episodes import Episodes
 from vma.errors import InputError
 from vma.graph import CHECK_EVERY
 from vma.objectives import Terms
@@ -43,25 +43,12 @@ from vma.protocol import Model
 from vma.training import NonFiniteBound, fit
 
 SAVE_SECONDS = 60.0
-ENDLESS = 2**62  # an update that no run reaches
 
 logger = logging.getLogger("vma")
 
 
 class Stopped(SystemExit):
     """A signal ended the run after its state was saved; exits with 128 + the signal's number."""
-
-
-def run_folder(spec: TrainSpec, device: torch.device) -> Path:
-    """Where the state of a run is kept: checkpoint.safetensors, metrics.jsonl, spec.json, and pictures of it.
-
-    Whatever its precision and its threads, it is one run. Devices have random streams of their own, so a run on another
-    one is another run.
-    """
-    dataset = re.sub(r"[^A-Za-z0-9_.-]", "_", spec.dataset)[-40:]
-    on = "" if device.type == "cpu" else f"-{device.type}"
-    begun = cache_dir() / "runs" / f"{spec.model}-{dataset}-{spec.train_id}{on}"  # by an earlier version
-    return begun if begun.exists() else begun.with_name(f"{spec.model}-{dataset}-{spec.run_id}{on}")
 
 
 def train(
@@ -141,7 +128,7 @@ class Run:
             for old in (run.path, run.path.with_name(run.path.name + ".previous")):
                 old.unlink(missing_ok=True)
         lines: Iterable[str] = ()
-        if _has_state(run.path):
+        if has_state(run.path):
             run.load(run.path, spec)
             lines = _lines_until(run.folder / watch.LOG, run.updates)
         elif spec.trunk is not None and not restart and (trunk := branch_point(spec, device)) is not None:
@@ -276,25 +263,6 @@ def _validation(spec: TrainSpec, data: DataSet, device: torch.device) -> Episode
         return None
 
 
-def other_settings(trained_as: Mapping[str, Any], spec: TrainSpec) -> str | None:
-    """What is said where a run that was begun with some `SETTINGS` goes on with those of `spec`; None with the same."""
-    before, now = (f"{s['dtype']} on {s['threads']} CPU threads" for s in (trained_as, identity(spec)))
-    if before == now:
-        return None
-    return f"begun in {before}, it continues in {now}: rounding differs from that of an undisturbed run"
-
-
-def elsewhere(spec: TrainSpec, device: torch.device) -> str | None:
-    """What is said where a run begins that another kind of device has a state of; None if there is none."""
-    for other in {"cpu", "cuda"} - {device.type}:
-        folder = run_folder(spec, torch.device(other))
-        if _has_state(folder / "checkpoint.safetensors"):
-            return (
-                f"{folder} has a state of this run, made on {other}: --device {other} continues from it; here it begins"
-            )
-    return None
-
-
 def begin(spec: TrainSpec, model: Model, data: DataSet, device: torch.device) -> None:
     """Load the weights that a run begins from. What they are not of, an estimator's own baseline, stays as it is.
 
@@ -316,123 +284,12 @@ def begin(spec: TrainSpec, model: Model, data: DataSet, device: torch.device) ->
     model.load_state_dict(model.state_dict() | plain.state_dict())
 
 
-def _has_state(path: Path) -> bool:
-    """Whether a checkpoint or the one before it is there; a broken link is no new start."""
-    return any(map(os.path.lexists, (path, path.with_name(path.name + ".previous"))))
-
-
-def branch_point(spec: TrainSpec, device: torch.device) -> Path | None:
-    """The checkpoint of the trunk that a run without a state of its own begins from, whether it is there yet or not;
-    None if the run has a state or no trunk, or the trunk has gone too far.
-    """
-    if spec.trunk is None or _has_state(run_folder(spec, device) / "checkpoint.safetensors"):
-        return None
-    path = run_folder(spec.trunk, device) / "checkpoint.safetensors"
-    if _has_state(path) and trained_before(spec.trunk, device)[0] > (spec.decay_from or 0):
-        return None
-    return path
-
-
-def trained_before(spec: TrainSpec, device: torch.device) -> tuple[int, float]:
-    """The updates of a run that the user's cache holds, its trunk's among them, and the seconds that they took."""
-    return state_before(spec, device)[1:]
-
-
-def state_before(spec: TrainSpec, device: torch.device) -> tuple[dict[str, Any], int, float]:
-    """The identity of the spec with which a run began, or else will begin, and what `trained_before` gives."""
-    trunk = branch_point(spec, device)
-    path = trunk or run_folder(spec, device) / "checkpoint.safetensors"
-    of = spec if trunk is None else spec.trunk
-    try:
-        meta = checkpoint.load(path, accept=lambda state: check_meta(state.meta, of)).meta
-    except checkpoint.CheckpointError:
-        return identity(spec), 0, 0.0  # there is none; or it is damaged, and the job that goes on from it will say so
-    return (meta["spec"] if trunk is None else identity(spec)), meta["update"], meta["seconds"]
-
-
 def training_commit() -> str:
     """What a checkpoint says of the code that trains: the commit, with `+` where the code differs from it, or
     `unknown`.
     """
     commit, dirty = code_state(ROOT)
     return "unknown" if commit is None else commit + "+" * bool(dirty)
-
-
-def episodes_of(spec: TrainSpec, data: DataSet, device: torch.device) -> Callable[[int], Episode]:
-    """The training episode of each step, a pure function of it, with the memory size of the stage that its update is
-    in.
-
-    Raises:
-        InputError: as `stages_of`.
-    """
-    stages, per_update = stages_of(spec, data, device), spec.episodes_per_update or 1
-    if len(stages) == 1:  # these take the step from the device too
-        return stages[0][1]
-
-    def episodes(step: int) -> Episode:
-        return next(own for until, own in stages if step // per_update < until)(step)
-
-    return episodes
-
-
-def stages_of(spec: TrainSpec, data: DataSet, device: torch.device) -> list[tuple[int, Episodes]]:
-    """The stages of training: until which update, and the episodes of all updates with its memory size.
-
-    Raises:
-        InputError: if the training set has too few classes, drawings or images.
-    """
-    images = data.train.to(device)
-    grown = [(until, replace(spec.episode, memory_size=size)) for size, until in spec.growth or ()]
-    return [(until, Episodes(images, own, spec.seed)) for until, own in (*grown, (ENDLESS, spec.episode))]
-
-
-def validation_episodes(spec: TrainSpec, data: DataSet, device: torch.device) -> Episodes:
-    """Episodes of the validation images, like those of training; of fewer classes, or with a smaller memory to recall,
-    where there are not as many that have the drawings.
-
-    Raises:
-        InputError: if no validation class has enough drawings.
-    """
-    validation = data.validation
-    episode = replace(spec.episode, turned=None, shifted=None, upright=None, fewest_shots=None)
-    if spec.episode.fewest_shots is not None:  # as many as the paper's, so that curves can be compared
-        episode = replace(episode, shots=min(episode.shots, EpisodeSpec.shots))
-    if episode.protocol in BY_CLASS:
-        needed = episode.targets_per_class + episode.shots * (episode.protocol == "per_class")
-        enough = int((validation.counts >= needed).sum())
-        episode = replace(episode, classes=max(1, min(episode.classes, enough)))
-    elif episode.memory_size is not None:
-        episode = replace(episode, memory_size=min(episode.memory_size, len(validation.images)))
-    return Episodes(validation.to(device), episode, spec.seed)
-
-
-def check_meta(meta: Mapping[str, Any], spec: TrainSpec | None = None) -> None:
-    """Refuse a checkpoint whose meta do not say what was trained, or that is of another run than that of `spec`.
-
-    Raises:
-        CheckpointError: naming what is wrong.
-    """
-    kinds = {"spec": dict, "update": int, "seconds": float, "data_sha256": str}
-    for key, kind in kinds.items():
-        if type(meta.get(key)) is not kind:
-            raise checkpoint.CheckpointError(f"its {key} is {meta.get(key)!r:.80}; {checkpoint.RESTORE}")
-    commits = meta.get("commits", [])  # the first states had none
-    if not isinstance(commits, list) or not all(isinstance(commit, str) for commit in commits):
-        raise checkpoint.CheckpointError(f"its commits are {commits!r:.80}; {checkpoint.RESTORE}")
-    if meta["update"] < 0 or not 0 <= meta["seconds"] < math.inf:
-        raise checkpoint.CheckpointError(
-            f"it has {meta['update']} updates in {meta['seconds']} s; {checkpoint.RESTORE}"
-        )
-    if spec is None:
-        return
-    try:
-        own = replace(spec, **{name: meta["spec"].get(name) for name in SETTINGS})
-    except InputError as error:
-        raise checkpoint.CheckpointError(f"{error}; {checkpoint.RESTORE}") from None
-    if spec_id(meta["spec"]) != own.train_id:
-        raise checkpoint.CheckpointError(
-            f"it is the state of another run, {spec_id(meta['spec'])} and not {own.train_id}; {checkpoint.RESTORE}"
-        )
 
 
 def _lines_until(log: Path, update: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ from benchmarks.declare.spec import MODELS, TrainSpec, train_spec
 from benchmarks.record import store
 from benchmarks.record.evaluated import Trained
 from benchmarks.runs.build import build_model
-from benchmarks.runs.training import check_meta
+from benchmarks.runs.states import check_meta
 from vma import checkpoint
 from vma.data import DATASETS, DataSet
 from vma.errors import InputError, check_name

@@ -1,5 +1,6 @@
 """Training by the paper's recipe and by the suite's, against updates and against time."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from reports.models import label
 from reports.results import Results
 
 EXPERIMENTS = ("table1", "fewshot")
+OF_SUITE = (*EXPERIMENTS, "recipes", "tuning")  # which hold runs from scratch that no number of the paper is of
 DATA = {"omniglot_gmn": "Table 1", "omniglot45_5": "45/5 split"}
 RECIPES: dict[str, dict[str, Any]] = {
     "the paper's recipe": {"color": PALE, "ls": "--"},
@@ -26,10 +28,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "The bound on validation classes as NLL, with the K of training, of every model that was trained by both recipes: "
     "above against updates, below against the seconds of training, each on the machine and in the precision that it "
     "had. A run that goes on from the weights of another stands after it.",
-    *EXPERIMENTS,
+    *OF_SUITE,
 )
 def figure_recipes(results: Results) -> Figure | None:
-    papers, suites = _runs(results.rows), _runs(results.suite)
+    papers = _runs(results.rows[results.rows.variant.isna()], EXPERIMENTS)
+    suites = _runs(results.suite, OF_SUITE)
     panels = [key for key in suites if key in papers]
     if not panels:
         return None
@@ -53,9 +56,9 @@ def figure_recipes(results: Results) -> Figure | None:
     return figure
 
 
-def _runs(rows: pd.DataFrame) -> dict[tuple[str, str, Any], list[str]]:
-    """The runs that train as VMA does by data, model and what it reads, in the order of `EXPERIMENTS`."""
-    known = rows[rows.experiment.isin(EXPERIMENTS) & rows.dataset.isin(DATA) & rows.variant.isna()]
+def _runs(rows: pd.DataFrame, experiments: Sequence[str]) -> dict[tuple[str, str, Any], list[str]]:
+    """The runs that train as VMA does by data, model and what it reads."""
+    known = rows[rows.experiment.isin(experiments) & rows.dataset.isin(DATA)]
     known = known[(known.train_protocol != "gmn") & (known.updates > 0)]
     found: dict[tuple[str, str, Any], list[str]] = {}
     for _, row in known.drop_duplicates("train_id").iterrows():
@@ -65,7 +68,7 @@ def _runs(rows: pd.DataFrame) -> dict[tuple[str, str, Any], list[str]]:
 
 
 def _curve(results: Results, train_id: str) -> pd.DataFrame | None:
-    """Where the validation bound was taken, after that of the run whose weights this one begins from."""
+    """Where the validation bound was taken; a run that goes on from another's weights begins where that one ended."""
     log = results.training_log(train_id)
     if log is None:
         return None
@@ -78,6 +81,5 @@ def _curve(results: Results, train_id: str) -> pd.DataFrame | None:
     before = _curve(results, begun.train_id.iloc[0]) if len(begun) else None  # a folder of one's own may lack it
     if before is None:
         return log
-    before = before[before["update"] <= began[1]]
-    ends = before[["update", "seconds"]].iloc[-1]
-    return pd.concat([before, log.assign(**{key: log[key] + ends[key] for key in ends.index})])
+    end = before[before["update"] <= began[1]].tail(1)
+    return pd.concat([end, log.assign(**{key: log[key] + end[key].item() for key in ("update", "seconds")})])

@@ -29,7 +29,8 @@ from benchmarks.declare.spec import Cell, EvalSpec, TrainSpec
 from benchmarks.plan import cli, selection
 from benchmarks.record import store
 from benchmarks.runs import training, weights
-from benchmarks.runs.training import run_folder, train
+from benchmarks.runs.states import run_folder
+from benchmarks.runs.training import train
 from reports import __main__ as reports
 from reports import command as shared
 from vma import data

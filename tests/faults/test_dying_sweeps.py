@@ -20,7 +20,7 @@ from test_sweep import BROKEN, CPU, ROOT, TINY, TRAIN, VAE, cell, command, decla
 
 from benchmarks import run
 from benchmarks.execute import sweep
-from benchmarks.runs.training import run_folder
+from benchmarks.runs.states import run_folder
 
 JOBS = amount(2, 6)
 KILLS = amount(1, 2)  # of each job, which is then tried again as often as `--retries` says by default

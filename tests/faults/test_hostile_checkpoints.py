@@ -17,6 +17,7 @@ from reliability import amount
 
 from benchmarks.declare.spec import TrainSpec, identity
 from benchmarks.runs import training
+from benchmarks.runs.states import run_folder
 from benchmarks.runs.weights import trained_at
 from vma import checkpoint
 from vma.data import DataSet, load
@@ -47,7 +48,7 @@ def states(tmp_path_factory: pytest.TempPathFactory, data: DataSet) -> Path:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         for updates in (4, 8, 12):
             training.train(SPEC, data, CPU, updates=updates)
-            shutil.copy(training.run_folder(SPEC, CPU) / NAME, folder / str(updates))
+            shutil.copy(run_folder(SPEC, CPU) / NAME, folder / str(updates))
     return folder
 
 
@@ -185,7 +186,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
 
     def fresh(name: str) -> Path:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
-        found = training.run_folder(SPEC, CPU)
+        found = run_folder(SPEC, CPU)
         found.mkdir(parents=True)
         return found
 
