@@ -100,13 +100,6 @@ def _inputs(out: Path) -> dict[str, str]:
         return {}
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"--readme: {path} is no text in UTF-8: give README.md") from None
-
-
 def _replace_text(path: Path, text: str) -> None:
     with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as folder:
         new = Path(folder) / path.name
@@ -122,8 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parse(Options, "reports", argv)
         check_folder("--out", options.out)
         results = read_results(options.results)
-        texts = {} if options.readme is None else {path: _read(path) for path in readme.files(options.readme)}
-        texts = {path: readme.filled(text, results) for path, text in texts.items()}
+        files = [] if options.readme is None else readme.files(options.readme)
+        texts = {path: readme.filled(path.read_text(encoding="utf-8"), results) for path in files}
         paths = write(results, options.out)
         if options.readme is not None:
             for path, text in texts.items():

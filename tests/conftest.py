@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -74,3 +75,23 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("VMA_DATA", raising=False)
         yield
+
+
+def _results(folder: Path, smoke: bool) -> Any:
+    from made_results import make_results  # after the hook
+
+    from reports.results import read_results
+
+    return read_results(make_results(folder, smoke))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A whole folder of made-up results."""
+    return _results(tmp_path_factory.mktemp("made"), smoke=False)
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same of smoke runs."""
+    return _results(tmp_path_factory.mktemp("smoke"), smoke=True)

@@ -4,7 +4,6 @@ invented numbers.
 Nothing is trained or evaluated, and equal arguments give equal files.
 """
 
-import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +35,14 @@ ORIGIN = {
     "seconds": 1.5,
     "created": "2026-01-01T00:00:00+00:00",
     "train_commits": "c" * 40,
+}
+
+# A row, for tests of what is made of a few.
+ROW: dict[str, Any] = {
+    **{"experiment": "scaling", "model": "vma", "recipe": "paper", "dataset": "omniglot45_5", "protocol": "per_class"},
+    **{"targets": "all", "train_seed": 0, "updates": 100, "train_classes": 8, "classes": 2, "shots": 4},
+    **{"num_samples": 4, "metric": "nll", "value": 80.0, "stderr": 1.0, "n": 10, "dirty": False},
+    **{"train_id": "t0", "eval_id": "e0"},
 }
 
 
@@ -76,19 +83,11 @@ def make_results(folder: Path, smoke: bool = False) -> Path:
 
 def _log(train: TrainSpec, updates: int, nll: float, kl_a: float) -> list[str]:
     """Lines a hundredth of the run apart; none of a run that is shorter than the trainer's hundred updates."""
-    rng = np.random.default_rng(train.seed)
-    lines = []
-    step = max(100, updates // 100)
+    lines, step = [], max(100, updates // 100)
     for update in range(step, updates + 1, step) if updates >= 1000 else ():
         rest = np.exp(-6 * update / updates)
-        noise = rng.normal()
-        line = {
-            "update": update,
-            "bound": -(nll + 120 * rest + noise * min(1.0, 0.02 * nll)),
-            "kl_a": kl_a * (1 - rest) + 0.02 * noise * (kl_a > 0),
-            "kl_z": (0.02 if train.episode.protocol == "recall" else 20.0) + 8 * rest,
-            "seconds": 0.07 * update,
-        }
+        line = {"update": update, "bound": -nll - 120 * rest, "kl_a": kl_a * (1 - rest), "seconds": 0.07 * update}
+        line["kl_z"] = (0.02 if train.episode.protocol == "recall" else 20.0) + 8 * rest
         if update // step % 10 == 0:
             line["validation_bound"] = line["bound"] - 2 - 3 * update / updates
             if train.model == "gmn":
@@ -131,21 +130,14 @@ def _numbers(name: str, cell: Cell) -> tuple[float, float, float]:
 
 
 def _evaluated(name: str, cell: Cell) -> tuple[Metrics, Arrays]:
-    task = cell.eval.task
-    if task == "wallclock":
-        return _timed(cell)
-    if task == "samples":
-        return _sampled(cell)
-    if task == "lookup":
-        return _looked_up(cell)
-    if task is not None and task.startswith("classification"):
-        return _classified(cell)
-    if task == "gradient-noise":
-        return _noisy(cell)
+    made_by = {"wallclock": _timed, "samples": _sampled, "lookup": _looked_up, "gradient-noise": _noisy}
+    made_by |= dict.fromkeys(tasks.RULES, _classified)
+    if cell.eval.task in made_by:
+        return made_by[cell.eval.task](cell)
     metrics, arrays = _bound(cell, *_numbers(name, cell))
-    if task == "learned":
+    if cell.eval.task == "learned":
         _add_learned(cell, metrics, arrays)
-    if task == "address-divergences":
+    if cell.eval.task == "address-divergences":
         arrays |= {name: (0.8 + 0.01 * arrays["nll"]).astype(np.float32) for name in ("kl_q_p", "kl_p_q")}
         metrics = [_summary(name, arrays[name]) for name in ("kl_q_p", "kl_p_q")]
     return metrics, arrays
@@ -190,46 +182,37 @@ def _add_learned(cell: Cell, metrics: Metrics, arrays: Arrays) -> None:
     shown = np.argsort(-p)[:12]
     arrays["log_pa"] = np.log(p).astype(np.float32)
     arrays["sample_addresses"] = shown
-    arrays["sample_means"] = np.stack([[_means(1000 + int(a), s, 28) for s in range(12)] for a in shown])
+    arrays["sample_means"] = 255 * _pictures(28, 12, 12)
 
 
 def _sampled(cell: Cell) -> tuple[Metrics, Arrays]:
-    kinds = range(200, 200 + cell.eval.targets)
-    arrays: Arrays = {
-        "memory": np.stack([_glyph(kind, 0) for kind in kinds]),
-        "memory_class": np.array(kinds),
-        "samples": np.stack([[_means(kind, 1 + s) for s in range(cell.eval.num_samples)] for kind in kinds]),
-    }
-    images = float(cell.eval.targets * cell.eval.num_samples)
-    return [{"metric": "images", "value": images, "stderr": None, "n": cell.eval.targets}], arrays
+    rows, columns = cell.eval.targets, cell.eval.num_samples
+    memory, samples = _pictures(26, rows), 255 * _pictures(26, rows, columns)
+    arrays: Arrays = {"memory": memory, "memory_class": np.arange(rows), "samples": samples}
+    return [{"metric": "images", "value": float(rows * columns), "stderr": None, "n": rows}], arrays
 
 
 def _looked_up(cell: Cell) -> tuple[Metrics, Arrays]:
     classes, shots = cell.eval.episode.classes, cell.eval.episode.shots
-    rng = np.random.default_rng(3)
-    parts: dict[str, list[Any]] = {}
-    for target in range(8):
-        kinds = 300 + 10 * target + np.arange(classes)
-        own = int(kinds[(3 * target) % classes])
-        labels = np.repeat(kinds, shots)
-        logits = rng.normal(0, 1.5, len(labels)) + 5 * (labels == own)
-        q = (np.exp(logits) / np.exp(logits).sum()).astype(np.float32)
-        part = {
-            "x": _glyph(own, 0),
-            "x_class": own,
-            "memory": [_glyph(int(kind), 1 + i % shots) for i, kind in enumerate(labels)],
-            "memory_class": labels,
-            "q": q,
-            "p": rng.dirichlet(np.full(len(labels), 20.0)).astype(np.float32),
-            "top": np.argsort(-q)[:5],
-            "reconstruction": _means(own, 0),
-            "samples": [_means(own, 5 + s) for s in range(4)],
-        }
-        for key, value in part.items():
-            parts.setdefault(key, []).append(value)
-    arrays = {key: np.array(values) for key, values in parts.items()}
-    own_mass = np.where(arrays["memory_class"] == arrays["x_class"][:, None], arrays["q"], 0).sum(1)
-    return [_summary("class_mass", own_mass)], arrays
+    rng, targets, entries = np.random.default_rng(3), np.arange(8), classes * shots
+    kinds = 300 + 10 * targets[:, None] + np.arange(classes)
+    own, labels = kinds[targets, 3 * targets % classes], kinds.repeat(shots, 1)
+    scores = np.exp(rng.normal(0, 1.5, labels.shape) + 5 * (labels == own[:, None]))
+    q = (scores / scores.sum(1, keepdims=True)).astype(np.float32)
+    arrays: Arrays = {
+        "x": _pictures(26, 8),
+        "x_class": own,
+        "memory": _pictures(26, 8, entries),
+        "memory_class": labels,
+    }
+    arrays |= {"q": q, "p": rng.dirichlet(np.full(entries, 20.0), 8).astype(np.float32), "top": np.argsort(-q)[:, :5]}
+    arrays |= {"reconstruction": 255 * _pictures(26, 8), "samples": 255 * _pictures(26, 8, 4)}
+    return [_summary("class_mass", np.where(labels == own[:, None], q, 0).sum(1))], arrays
+
+
+def _pictures(size: int, *shape: int) -> np.ndarray[Any, Any]:
+    """(*shape, size, size) of 0 and 1."""
+    return np.random.default_rng(shape).integers(0, 2, (*shape, size, size), np.uint8)
 
 
 def _classified(cell: Cell) -> tuple[Metrics, Arrays]:
@@ -284,24 +267,3 @@ def _make_timing(folder: Path) -> None:
     several = [shared | {"name": "test_evaluate[1000-2736]", "extra_info": target | {"B": 1, "peak_bytes": None}}]
     several.append(shared | {"name": "test_evaluate_against_a_loop[8]", "extra_info": target})
     write_entries(folder / "evaluation.json", several)
-
-
-def _glyph(kind: int, drawing: int, size: int = 26) -> np.ndarray[Any, Any]:
-    """(size, size) of 0 and 1: three strokes decided by the kind, bent a little by the drawing."""
-    ends = np.random.default_rng(kind).uniform(0.15, 0.85, (4, 2))
-    ends = ends + np.random.default_rng([kind, drawing]).normal(0, 0.04, (4, 2))
-    along = np.linspace(0, 1, 3 * size)[:, None]
-    image = np.zeros((size, size), np.uint8)
-    for start, end in itertools.pairwise(ends):
-        y, x = np.clip(((1 - along) * start + along * end) * size, 0, size - 2).astype(int).T
-        for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            image[y + dy, x + dx] = 1
-    return image
-
-
-def _means(kind: int, drawing: int, size: int = 26) -> np.ndarray[Any, Any]:
-    """(size, size) of 0 to 255, a blurred glyph: a made-up Bernoulli mean."""
-    image = _glyph(kind, drawing, size).astype(float)
-    padded = np.pad(image, 1)
-    blurred = sum(padded[i : i + size, j : j + size] for i in range(3) for j in range(3)) / 9
-    return np.round(255 * np.clip(0.7 * image + 0.4 * blurred, 0, 1)).astype(np.uint8)

@@ -1,18 +1,13 @@
-"""Checkpoints: exact continuation, what is refused, and that no crash or full disk costs the last good state."""
+"""Checkpoints: exact continuation, what does not fit, shipped weights. Damage, kills, full disks: `tests/faults`."""
 
-import json
-import logging
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 from torch import nn
 
-from vma import checkpoint
 from vma.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -45,26 +40,6 @@ def fresh(seed: int = 0, hidden: int = 8, device: str = "cpu", make: Make = adam
     return model, make(model.parameters()), torch.Generator(device).manual_seed(seed)
 
 
-class Mixed(torch.optim.Optimizer):
-    """Momentum for matrices, Adam for the other parameters: a state of other keys for each kind."""
-
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        super().__init__(parameters, {"lr": 1e-2})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
-            state = self.state[p]
-            if p.ndim == 2:
-                state.setdefault("momentum_buffer", torch.zeros_like(p)).mul_(0.9).add_(p.grad)
-                p.sub_(1e-2 * state["momentum_buffer"])
-                continue
-            state.setdefault("step", torch.zeros(())).add_(1)
-            for key, power in (("exp_avg", 1), ("exp_avg_sq", 2)):
-                state.setdefault(key, torch.zeros_like(p)).lerp_(p.grad**power, 0.1)
-            p.sub_(1e-2 * state["exp_avg"] / (state["exp_avg_sq"].sqrt() + state["step"]))
-
-
 def train(run: Run, updates: int) -> None:
     model, optimizer, generator = run
     for _ in range(updates):
@@ -90,56 +65,28 @@ def flip(path: Path, position: int, bit: int = 0) -> None:
 # --- going on from a checkpoint
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def test_training_goes_on_bit_for_bit(path: Path, device: str) -> None:
-    straight = fresh(device=device)
-    train(straight, 10)
-    first = fresh(device=device)
-    train(first, 5)
-    save(path, pack_training(*first), META)
-    second = fresh(seed=1, device=device)
-    unpack_training(load(path).tensors, *second)
-    train(second, 5)
-    assert_equal(pack_training(*straight), pack_training(*second))
-
-
 OPTIMIZERS: dict[str, Make] = {
-    "Mixed": Mixed,
+    "Adam": adam,
+    "SGD": torch.optim.SGD,  # which keeps nothing
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=1e-2, momentum=0.9),
     "amsgrad": lambda parameters: torch.optim.AdamW(parameters, amsgrad=True),
-} | {
-    name: getattr(torch.optim, name)
-    for name in ("SGD", "Adagrad", "Adadelta", "Adafactor", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop")
+    "Adafactor": torch.optim.Adafactor,
+    "RMSprop": torch.optim.RMSprop,
 }
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_goes_on_bit_for_bit(name: str) -> None:
-    straight, first, second = (fresh(seed, make=OPTIMIZERS[name]) for seed in (0, 0, 1))
+def test_training_goes_on_bit_for_bit(path: Path, name: str, device: str) -> None:
+    straight, first, second = (fresh(seed, device=device, make=OPTIMIZERS[name]) for seed in (0, 0, 1))
     for model, _, _ in (straight, first, second):
         model[3].bias.requires_grad = False  # which no gradient reaches
     train(straight, 10)
     train(first, 5)
-    unpack_training(pack_training(*first), *second)
+    save(path, pack_training(*first), META)
+    unpack_training(load(path).tensors, *second)
     train(second, 5)
     assert_equal(pack_training(*straight), pack_training(*second))
-
-
-def test_the_state_of_another_optimizer_does_not_fit() -> None:
-    run = fresh(make=OPTIMIZERS["momentum"])
-    train(run, 1)
-    with pytest.raises(CheckpointError, match=r"'optimizer.0.exp_avg' is missing"):
-        unpack_training(pack_training(*run), *fresh())
-
-
-def test_a_state_that_no_file_can_hold_is_refused_when_it_is_saved() -> None:
-    run = fresh(make=torch.optim.LBFGS)
-    run[1].step(lambda: run[0](torch.ones(2, 4)).square().mean())
-    with pytest.raises(
-        CheckpointError, match=r"the state of LBFGS cannot be saved: '.*' of parameter 0 is a "
-    ) as caught:
-        pack_training(*run)
-    assert str(caught.value).endswith("and no tensor; train with another optimizer")
 
 
 def test_moments_lie_in_memory_like_their_parameter() -> None:
@@ -163,25 +110,6 @@ def test_moments_lie_in_memory_like_their_parameter() -> None:
     assert_equal(pack_training(*straight), pack_training(*resumed))
 
 
-def test_a_run_that_has_not_begun_goes_on(path: Path) -> None:
-    straight, second = fresh(), fresh(seed=1)
-    save(path, pack_training(*straight), META)
-    unpack_training(load(path).tensors, *second)
-    train(straight, 3)
-    train(second, 3)
-    assert_equal(pack_training(*straight), pack_training(*second))
-
-
-def test_training_on_leaves_the_loaded_checkpoint_alone(path: Path) -> None:
-    run = fresh()
-    train(run, 2)
-    save(path, pack_training(*run), META)
-    loaded = load(path)
-    unpack_training(loaded.tensors, *run)
-    train(run, 2)
-    assert_equal(loaded.tensors, load(path).tensors)
-
-
 def _replace(name: str, tensor: torch.Tensor) -> Callable[[dict[str, torch.Tensor]], object]:
     return lambda tensors: tensors.update({name: tensor})
 
@@ -190,14 +118,10 @@ def _replace(name: str, tensor: torch.Tensor) -> Callable[[dict[str, torch.Tenso
     ("spoil", "message"),
     [
         (lambda tensors: tensors.pop("rng"), "'rng' is missing"),
-        (lambda tensors: tensors.pop("model.0.bias"), r"'model.0.bias' is missing"),
         (lambda tensors: tensors.pop("optimizer.1.exp_avg"), r"'optimizer.1.exp_avg' is missing"),
-        (lambda tensors: tensors.pop("optimizer.1.step"), r"'optimizer.1.step' is missing"),
         (_replace("model.9.bias", torch.zeros(1)), r"'model.9.bias' is unknown"),
-        (_replace("optimizer.9.step", torch.zeros(())), r"'optimizer.9.step' is unknown"),
         (_replace("optimizer.0.max_exp_avg_sq", torch.zeros(8, 4)), "max_exp_avg_sq' is unknown"),
         (_replace("model.0.bias", torch.zeros(9)), r"is torch.float32 \[9\] and must be torch.float32 \[8\]"),
-        (_replace("model.0.bias", torch.zeros(8).half()), r"is torch.float16 \[8\] and must be torch.float32"),
         (_replace("rng", torch.zeros(16, dtype=torch.uint8)), "'rng' is torch.uint8"),
         (_replace("optimizer.params", torch.tensor(5)), "has 5 parameters and this one 6"),
     ],
@@ -241,79 +165,6 @@ def test_round_trip_of_every_kind_of_tensor(path: Path) -> None:
     assert_equal(tensors, loaded.tensors)
 
 
-def test_a_state_without_tensors(path: Path) -> None:
-    save(path, {}, {})
-    assert load(path) == Checkpoint({}, {})
-
-
-def test_meta_that_is_no_json_is_refused_before_anything_is_written(path: Path) -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        save(path, TENSORS, {"value": float("nan")})
-    with pytest.raises(TypeError):
-        save(path, TENSORS, {"value": Path("a")})
-    assert not path.exists()
-
-
-def test_every_flipped_bit_and_every_cut_is_noticed(path: Path) -> None:
-    save(path, TENSORS, META)
-    raw = path.read_bytes()
-    for position in range(len(raw)):
-        flip(path, position, bit=position % 8)
-        with pytest.raises(CheckpointError) as caught:
-            load(path)
-        assert "\n" not in str(caught.value)
-        path.write_bytes(raw)
-    for length in range(0, len(raw), 7):
-        path.write_bytes(raw[:length])
-        with pytest.raises(CheckpointError):
-            load(path)
-    path.write_bytes(raw + b"\0")
-    with pytest.raises(CheckpointError):
-        load(path)
-
-
-def test_missing_oversized_and_unreadable_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CheckpointError, match="does not exist"):
-        load(path)
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        load(path.parent)
-    save(path, TENSORS, META)
-    monkeypatch.setattr(checkpoint, "MAX_FILE_BYTES", 10)
-    with pytest.raises(CheckpointError, match="is larger than 10 bytes"):
-        load(path)
-
-
-def test_what_load_would_refuse_is_not_saved(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(path, TENSORS, META)
-    monkeypatch.setattr(checkpoint, "MAX_HEADER_BYTES", 2000)
-    with pytest.raises(CheckpointError, match="header"):
-        save(path, TENSORS, {"long": "x" * 3000})
-    assert load(path).meta == META
-
-
-# --- the newest and the previous
-
-
-def test_previous_serves_when_the_newest_is_damaged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    save(path, TENSORS, {"update": 1})
-    save(path, TENSORS, {"update": 2})
-    assert load(path).meta == {"update": 2}
-    assert not caplog.records
-    flip(path, -1)
-    with caplog.at_level(logging.WARNING, "vma"):
-        assert load(path).meta == {"update": 1}
-    (record,) = caplog.records
-    assert "damaged" in record.getMessage()
-    assert "\n" not in record.getMessage()
-    with pytest.raises(CheckpointError):
-        load(path, previous=False)
-    path.unlink()
-    assert load(path).meta == {"update": 1}
-    flip(path.with_name(path.name + ".previous"), -1)
-    with pytest.raises(CheckpointError, match="does not exist"):
-        load(path)
-
-
 def test_a_damaged_newest_does_not_push_out_the_good_previous(path: Path) -> None:
     save(path, TENSORS, {"update": 1})
     save(path, TENSORS, {"update": 2})
@@ -322,59 +173,6 @@ def test_a_damaged_newest_does_not_push_out_the_good_previous(path: Path) -> Non
     assert load(path).meta == {"update": 3}
     flip(path, -1)
     assert load(path).meta == {"update": 1}
-
-
-def test_without_previous_one_file_is_left(path: Path) -> None:
-    save(path, TENSORS, {"update": 1}, keep_previous=False)
-    save(path, TENSORS, {"update": 2}, keep_previous=False)
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: no system call is made after it."""
-
-
-def kill_after(calls: int, patch: pytest.MonkeyPatch) -> None:
-    left = calls
-
-    def mortal(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Killed
-            return real(*args, **options)
-
-        return call
-
-    for name in ("open", "fsync", "replace", "close", "unlink"):
-        patch.setattr(os, name, mortal(getattr(os, name)))
-
-
-@pytest.mark.parametrize("damaged", [False, True])
-def test_a_good_state_loads_whenever_save_is_killed(path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool) -> None:
-    save(path, TENSORS, {"update": 1})
-    save(path, TENSORS, {"update": 2})
-    if damaged:
-        flip(path, -1)
-    state = {entry: entry.read_bytes() for entry in path.parent.iterdir()}
-    seen = []
-    for calls in range(100):
-        for entry in path.parent.iterdir():
-            entry.unlink()
-        for entry, raw in state.items():
-            entry.write_bytes(raw)
-        try:
-            with monkeypatch.context() as patch:
-                kill_after(calls, patch)
-                save(path, TENSORS, {"update": 3})
-            break
-        except Killed:
-            seen.append(load(path).meta["update"])
-    assert load(path).meta == {"update": 3}
-    old = 1 if damaged else 2
-    assert len(seen) >= 6
-    assert seen == [old] * seen.count(old) + [3] * seen.count(3)
 
 
 # --- shipped weights
@@ -396,14 +194,6 @@ def test_weights_are_halved_and_come_back_in_the_models_dtype(path: Path) -> Non
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_weights_are_taken_out_of_the_state_of_a_run_too(path: Path) -> None:
-    straight, second = fresh(), fresh(seed=1)
-    train(straight, 2)
-    save(path, pack_training(*straight), META)
-    assert load_weights(path, second[0]) == META
-    assert_equal(straight[0].state_dict(), second[0].state_dict())
-
-
 def test_weights_for_another_model_are_refused(path: Path) -> None:
     save_weights(path, fresh(hidden=9)[0], META)
     with pytest.raises(CheckpointError, match=r"'model.0.bias' is torch.float32 \[9\]"):
@@ -411,10 +201,6 @@ def test_weights_for_another_model_are_refused(path: Path) -> None:
     save_weights(path, nn.Linear(4, 8), META)
     with pytest.raises(CheckpointError, match=r"'model.0.bias' is missing"):
         load_weights(path, fresh()[0])
-    integers = {name: tensor.int() for name, tensor in nn.Linear(1, 1).state_dict(prefix="model.").items()}
-    save(path, integers, META)
-    with pytest.raises(CheckpointError, match=r"is torch.int32"):
-        load_weights(path, nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e5])
@@ -427,11 +213,3 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(path: Path, va
     save(path, model.half().state_dict(prefix="model."), META)
     with pytest.raises(CheckpointError, match="not finite"):
         load_weights(path, nn.Linear(1, 1))
-
-
-def test_the_metadata_are_readable_by_any_safetensors_reader(path: Path) -> None:
-    save(path, TENSORS, META)
-    with safetensors.safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    assert json.loads(metadata["meta"]) == META
-    assert metadata["vma_version"] == "1"

@@ -60,26 +60,6 @@ def test_a_model_of_ones_own_runs_and_is_shown_by_its_name(own: Path) -> None:
         assert OWN in " ".join(text.get_text() for one in legends for text in one.get_texts()), name
 
 
-def test_an_own_model_that_cannot_be_is_refused_in_a_line(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (own / "others.py").write_text(
-        "import torch\nfixed = 3\nlinear = lambda sizes, pixel_mean: torch.nn.Linear(1, 1)\n"
-    )
-    for path, words in {
-        "nowhere:build": "its module cannot be imported (No module named 'nowhere')",
-        "others:nothing": "others has no function or class nothing",
-        "others:fixed": "others has no function or class fixed",
-        "others:linear": "Linear lacks encode_memory(memory)",
-        "others": "must be package.module:factory",
-        "vma": "must be package.module:factory",
-    }.items():
-        assert run.main(["scaling", "--model", path, "--out", str(own / "out")]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert words in line
-    assert run.main(["lookup", "--model", OWN, "--out", str(own / "out")]) == 2
-    assert "fits no cell" in capsys.readouterr().err
-    assert not (own / "out").exists()
-
-
 def test_an_estimator_of_ones_own_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, Any] = {}
     exec(BLOCKS["reinforce.py"], found)

@@ -1,19 +1,15 @@
 """Figures: each is drawn from what is there, leaves gaps where nothing is, and says on itself what its rows are not."""
 
-import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-from made_results import make_results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports import frames
 from reports.declared import DECLARED
 from reports.drawing import save
 from reports.figures import FIGURES
@@ -21,16 +17,6 @@ from reports.models import MODELS
 from reports.results import PAPER, Results, read_results
 
 PICTURES = ("2b", "3", "4a")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return read_results(make_results(tmp_path_factory.mktemp("made")))
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return read_results(make_results(tmp_path_factory.mktemp("smoke"), smoke=True))
 
 
 def drawn(results: Results, name: str) -> Figure:
@@ -56,14 +42,6 @@ def words_of(figure: Figure) -> str:
 def line(axis: Axes, label: str) -> Any:
     [found] = [line for line in axis.lines if line.get_label() == label]
     return found
-
-
-def without(results: Results, **where: Any) -> Results:
-    rows = results.rows
-    kept = np.ones(len(rows), bool)
-    for key, value in where.items():
-        kept &= (rows[key] == value).to_numpy()
-    return replace(results, rows=rows[~kept])
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -116,7 +94,9 @@ def test_figures_without_their_files_are_left_out_or_drawn_without_them(
 
 
 def test_a_missing_cell_breaks_its_line_and_is_named(made: Results) -> None:
-    results = without(made, experiment="fewshot", model="vma", shots=4)
+    rows = made.rows
+    gone = (rows.experiment == "fewshot") & (rows.model == "vma") & (rows.shots == 4)
+    results = replace(made, rows=rows[~gone])
     axis = axes_of(drawn(results, "4b"))[1]
     values = line(axis, "VMA, K = 4").get_ydata()
     assert np.isnan(values).tolist() == [False, False, True, False, False]
@@ -142,52 +122,12 @@ def test_the_recall_figure_has_its_curves_and_its_line_at_log_m(made: Results) -
     assert line(curves, "NLL").get_ydata() == pytest.approx(-log.bound)
 
 
-def test_scaling_shows_the_optimum_the_excess_and_the_papers_soft_attention(made: Results) -> None:
-    figure = drawn(made, "5a")
-    above, _, below, _ = axes_of(figure)
-    frame = frames.scaling(made)
-    ours = frame[(frame.model == "vma") & (frame.shots == 19) & (frame.num_samples == 4)]
-    assert line(above, "VMA, N = 19").get_ydata() == pytest.approx(ours.nll)
-    optimum = ours.nll.iloc[0] + np.log(ours.classes)
-    assert any(len(one.get_ydata()) == 9 and np.allclose(one.get_ydata(), optimum) for one in above.lines)
-    assert any(len(one.get_ydata()) == 9 and np.allclose(one.get_ydata(), ours.excess) for one in below.lines)
-    assert "the paper's soft attention, N = 16" in words_of(figure)
-
-
 def test_a_figure_says_where_models_were_not_trained_for_equally_long(made: Results) -> None:
     assert "Updates: VMA 60,000, soft attention 30,000." in words_of(drawn(made, "5a"))
     assert "Updates: " not in words_of(drawn(made, "2a"))  # one model
     assert "Updates: VMA 60,000, plain VAE 30,000." in words_of(drawn(made, "4b"))  # which shows no soft attention
     equal = replace(made, rows=made.rows.assign(updates=7))
     assert "Updates: " not in words_of(drawn(equal, "5a"))
-
-
-def test_wallclock_marks_both_crossovers(made: Results) -> None:
-    words = words_of(drawn(made, "wallclock"))
-    assert "the paper's, 48" in words
-    assert re.search(r"ours with images, 47 \(\d+ to \d+\)", words)
-
-
-def test_wallclock_has_panels_of_time_and_memory_for_each_machine(made: Results) -> None:
-    rows = made.rows[(made.rows.experiment == "wallclock") & (made.rows.train_memory_size <= 64)]
-    rows = rows.assign(device="another", value=rows.value / 10)
-    figure = drawn(replace(made, rows=pd.concat([made.rows, rows], ignore_index=True)), "wallclock")
-    titles = [axis.get_title() for axis in axes_of(figure)]
-    assert titles == ["made up, 2 threads, float32", "peak of memory", "another, 2 threads, float32", "peak of memory"]
-    first, _, second, _ = axes_of(figure)
-    label = "VMA, K = 4"
-    assert second.lines[0].get_label() == first.lines[0].get_label() == label
-    shown = line(second, label).get_ydata()
-    assert shown[:4] == pytest.approx(line(first, label).get_ydata()[:4] / 10)
-    assert np.isnan(shown[4:].astype(float)).all()
-
-
-def test_wallclock_dashes_what_is_embedded_with_few_gradients(made: Results) -> None:
-    time, memory = axes_of(drawn(made, "wallclock"))
-    for axis in (time, memory):
-        sampled = line(axis, "VMA, K = 4, sampled gradient")
-        assert sampled.is_dashed()
-        assert min(sampled.get_xdata()) == 128
 
 
 def test_the_lookup_shows_the_first_two_targets_of_different_classes(made: Results) -> None:
@@ -209,27 +149,6 @@ def test_dirty_rows_and_stand_in_data_are_said_on_the_figure(made: Results) -> N
     words = words_of(drawn(replace(made, rows=rows), "learned-mnist"))
     assert "Not the paper's data: mnist_gmn." in words
     assert "the paper's KL_a, 2.5 ± 0.3" in words  # near enough to stand beside it
-
-
-def test_marks_of_the_paper_do_not_stand_beside_other_data(made: Results) -> None:
-    rows = made.rows.assign(dataset=made.rows.dataset.replace("omniglot45_5", "folder:/my/drawings"))
-    words = words_of(drawn(replace(made, rows=rows), "4b"))
-    assert "Not the paper's data: folder:/my/drawings." in words
-    assert "the paper's VMA" not in words
-
-
-def test_training_shows_each_run_once(made: Results) -> None:
-    figure = drawn(made, "training")
-    runs = {row.train_id for row in made.rows.itertuples() if row.updates > 1000}  # others were not validated twice
-    lines = [line for axis in axes_of(figure) for line in axis.lines]
-    curves = [line for line in lines if line.get_marker() == "None"]
-    assert len(curves) == 2 * len(runs)  # on training and on validation classes
-    tested = [line for line in lines if line.get_marker() == "o" and len(line.get_xdata())]
-    few_shot = made.of("fewshot", metric="nll", num_samples=4)
-    same = (few_shot.classes == few_shot.train_classes) & (few_shot.shots == few_shot.train_shots)
-    alike = few_shot[same | (few_shot.model == "vae")]
-    assert len(tested) == alike.train_id.nunique() == 16
-    assert all(len(line.get_xdata()) == 1 for line in tested)
 
 
 @pytest.mark.parametrize("name", ["2b", "classification"])

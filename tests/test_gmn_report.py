@@ -4,16 +4,10 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from made_results import make_results
 
 from reports import frames, gmn
 from reports.figures import FIGURES
-from reports.results import Results, read_results, select
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return read_results(make_results(tmp_path_factory.mktemp("made")))
+from reports.results import Results, select
 
 
 def test_each_line_has_its_cells(made: Results) -> None:

@@ -19,7 +19,6 @@ from vma.networks import (
     log_normal_at,
     split_gaussian,
 )
-from vma.networks.family import logit
 from vma.networks.kernels import PixelConv, UpConv, added, take_rows
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
@@ -154,16 +153,6 @@ def test_level_sizes(size: int, levels: list[int]) -> None:
     assert sizes.decoder(0.5, conditioned=False)(torch.randn(3, 2)).shape == (3, 1, size, size)
 
 
-@pytest.mark.parametrize("sizes", FAMILIES.values(), ids=FAMILIES)
-def test_families_fit_their_protocol(sizes: Sizes) -> None:
-    assert isinstance(sizes, Sizes)
-    x, memory = torch.rand(4, *sizes.image), torch.rand(4, *sizes.image)
-    joined = sizes.join(x, memory)
-    assert joined.shape == (4, *sizes.pair_shape(sizes.image))
-    assert joined.flatten(1).sum() == pytest.approx((x.sum() + memory.sum()).item(), rel=1e-5)
-    assert sizes.encoder(sizes.pair_shape(sizes.image), 7)(joined).shape == (4, 7)
-
-
 # --- distributions
 
 
@@ -207,14 +196,6 @@ def test_log_normal_at_its_noise_is_log_normal() -> None:
 
 
 # --- where training starts
-
-
-def test_logit() -> None:
-    assert logit(0.5) == 0
-    assert 1 / (1 + math.exp(-logit(0.13))) == pytest.approx(0.13)
-    for mean in (0.0, 1.0, -0.1, 1.1, math.nan):
-        with pytest.raises(ValueError, match="must lie strictly between 0 and 1"):
-            logit(mean)
 
 
 @pytest.mark.parametrize("sizes", [ConvSizes(), MLPSizes()], ids=["conv", "mlp"])

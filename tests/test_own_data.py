@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import memory_size, run, scaling, table1
-from benchmarks.declare.experiments import EXPERIMENTS, scaling_training, table1_cells, table1_training
+from benchmarks import memory_size, scaling
+from benchmarks.declare.experiments import table1_cells, table1_training
 from benchmarks.declare.spec import Cell, TrainSpec
 from benchmarks.plan.cli import run_command
 from benchmarks.plan.fill import TooFew, possible, training_episode
@@ -100,12 +100,7 @@ def warned(call, *arguments, **options) -> tuple[object, list[str]]:
     ("counts", "options", "episode", "said"),
     [
         ([8] * 8, {}, (8, 4, 4), []),
-        (
-            [8] * 7,
-            {},
-            (7, 4, 4),
-            ["own: episodes of training have 7 classes instead of 8: no more have"],
-        ),
+        ([8] * 7, {}, (7, 4, 4), ["own: episodes of training have 7 classes instead of 8: no more have"]),
         ([7, 8, 9], {}, (2, 4, 4), ["own: 1 of its 3 training classes have fewer than 8 drawings", "own: episodes of"]),
         ([5] * 3, {"shots": 3, "targets": 2, "classes": 3}, (3, 3, 2), []),
         ([20] * 9, {"classes": 9}, (9, 4, 4), []),
@@ -118,21 +113,6 @@ def test_training_takes_what_the_set_has_and_says_so(
     assert made == EpisodeSpec(classes=episode[0], shots=episode[1], targets_per_class=episode[2])
     assert len(words) == len(said)
     assert all(word.startswith(start) for word, start in zip(words, said, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("counts", "options", "words"),
-    [
-        ([7] * 9, {}, r"takes 8 drawings of a class \(4 targets, 4 examples\), which 0 of its 9 training classes have"),
-        ([9] * 4, {"classes": 5}, "which 4 of its 4 training classes have, the largest 9: give fewer --train-targets"),
-        ([9] * 4, {"shots": 6}, "takes 10 drawings"),
-    ],
-)
-def test_too_few_drawings_to_train_with_are_told_in_numbers(
-    counts: list[int], options: dict[str, int], words: str
-) -> None:
-    with pytest.raises(TooFew, match=words):
-        training_episode(EpisodeSpec(), data_set(counts), **options)
 
 
 def table(data: DataSet) -> list[Cell]:
@@ -172,30 +152,3 @@ def test_a_small_validation_class_costs_the_validation_alone(capsys: pytest.Capt
     assert "training goes without validation: of the validation images, 1 classes with 6 drawings each are" in said
     assert train(spec, replace(data, validation=image_set(3, 6)), CPU, updates=2).updates == 2
     assert "without validation" not in capsys.readouterr().err
-
-
-def test_experiments_leave_out_what_cannot_be_filled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    draw(tmp_path / "own", range(25), 10)
-    shared = ("--dataset", f"folder:{tmp_path / 'own'},ink=light", "--image-size", "8", "--dry-run")
-    out = ("--out", str(tmp_path / "out"))
-    assert run.main(["classification", "fewshot", *shared, *out]) == 0
-    said = capsys.readouterr()
-    cells = {name: len(EXPERIMENTS[name]().cells) for name in ("classification", "fewshot")}
-    assert "0/6 " in said.out  # 5-way, 1-shot and 5-shot, by three rules
-    assert "of 1 of each of 20 classes" in said.err
-    assert "fewshot: cells are left out: " in said.err  # 16 examples and 4 targets
-    assert sum(cells.values()) > said.out.count("\n")
-    assert run.main(["classification", *shared, *out, "--train-shots", "9"]) == 2
-    assert "the data can fill none of these experiments" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_a_table_of_few_classes_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    draw(tmp_path / "own", range(10), 10)
-    data = ("--dataset", f"folder:{tmp_path / 'own'},ink=light", "--image-size", 8, "--out", tmp_path / "out")
-    assert call(table1, *data, "--updates", 1, "--targets", 2, "--models", "vma") == 0
-    assert "cells are left out" in capsys.readouterr().err
-    assert (tmp_path / "out" / "table1.md").exists()
-
-
-def test_the_declared_training_is_as_it_was() -> None:
-    assert training_episode(scaling_training().episode, data_set([20] * 8)) == EpisodeSpec()

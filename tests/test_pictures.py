@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines import PlainVAE, SoftAttentionVAE
+from baselines import SoftAttentionVAE
 from benchmarks.declare.spec import TrainSpec
 from benchmarks.runs import training, watch
 from benchmarks.runs.states import run_folder
@@ -16,7 +16,7 @@ from vma import MLPSizes, VariationalMemoryAddressing
 from vma.data import Ink, load, read_drawing
 from vma.data.episodes import EpisodeSpec
 from vma.errors import InputError
-from vma.pictures import CELL, FRAME, GAP, lookup, one_shot, png, sheet
+from vma.pictures import CELL, GAP, one_shot, png, sheet
 
 SIZES = MLPSizes(image=(1, 6, 6), widths=(6, 5), latent=2, embedding=3)
 INK = torch.zeros(2, 3, 1, 6, 6)
@@ -34,25 +34,6 @@ def test_samples_stand_in_their_places(columns: int | None, row: int, column: in
     assert np.array_equal(page, expected)
 
 
-def test_a_drawing_is_framed_on_the_left() -> None:
-    page = np.asarray(sheet(torch.zeros(1, 2, 1, 6, 6), torch.ones(1, 1, 6, 6)))
-    assert (page[GAP : GAP + CELL, GAP : GAP + CELL] == 0).all()
-    framed = (page == FRAME).all(-1)
-    assert framed[GAP - 2, GAP - 2]
-    assert framed.sum() == (CELL + 4) ** 2 - CELL**2
-    assert (page[:, GAP + CELL + 2 :] == 255).all()
-
-
-def test_a_lookup_shows_the_likeliest_first() -> None:
-    entries = torch.zeros(3, 1, 6, 6)
-    entries[2] = 1
-    page = np.asarray(lookup(torch.zeros(1, 6, 6), entries, torch.tensor([0.1, 0.2, 0.7])).convert("L"))
-    assert (page[GAP : GAP + CELL, STEP + 3 * GAP :][:, :CELL] == 0).all()
-    assert (page[GAP : GAP + CELL, 2 * STEP + 3 * GAP :] == 255).all()
-    words = page[GAP + STEP :, STEP + 3 * GAP :]
-    assert all((words[:, k * STEP : k * STEP + CELL] < 255).any() for k in range(3))
-
-
 @pytest.mark.parametrize("make", [VariationalMemoryAddressing, SoftAttentionVAE])
 def test_samples_are_of_each_drawing_alone(make: Any) -> None:
     model = make(SIZES).train()
@@ -62,12 +43,6 @@ def test_samples_are_of_each_drawing_alone(make: Any) -> None:
     alone = [one_shot(model, drawing[None], 3, generator) for drawing in drawings]
     assert torch.equal(both, torch.cat(alone))
     assert model.training
-
-
-def test_a_model_that_takes_no_memory_makes_no_samples_of_a_drawing() -> None:
-    for model in (PlainVAE(SIZES), VariationalMemoryAddressing(SIZES, learned_entries=3)):
-        with pytest.raises(InputError, match="memory"):
-            one_shot(model, torch.zeros(1, 1, 6, 6), 1)
 
 
 def test_a_drawing_is_read_as_ink(tmp_path: Path) -> None:

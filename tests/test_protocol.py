@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import vma
 from baselines import PlainVAE
@@ -38,11 +37,6 @@ def test_training_and_evaluation_name_what_a_model_lacks(episodes: Episodes) -> 
     ):
         with pytest.raises(InputError, match=r"^Short lacks the keyword chunk of forward: give what vma.protocol"):
             call()
-
-
-def test_a_module_that_is_no_model_lacks_all() -> None:
-    with pytest.raises(InputError, match=r"Linear lacks encode_memory\(memory\), the keyword generator of"):
-        vma.protocol.check_model(nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize(

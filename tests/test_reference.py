@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from vma import ConvSizes, MLPSizes, Terms, VariationalMemoryAddressing, iwae, vimco
-from vma.evaluation import evaluate
 from vma.networks import Sizes
 from vma.reference import ReferenceAddressing
 
@@ -84,17 +83,6 @@ def test_chunks_change_nothing(sizes: Sizes, options: dict[str, Any]) -> None:
             )
         for name, value in vars(whole).items():
             torch.testing.assert_close(value, getattr(parts, name), msg=name)
-
-
-def test_the_reference_path_can_be_evaluated() -> None:
-    from vma.data import load
-    from vma.data.episodes import Episodes, EpisodeSpec
-
-    data = load("strokes", image_size=8)
-    sizes, options = CASES["conv, even"]
-    episodes = Episodes(data.test, EpisodeSpec(classes=2, targets_per_class=2, shots=2), seed=0)
-    scores = [evaluate(model.float(), episodes, range(2), 20, chunk=8).nll for model in make_pair(sizes, options)]
-    torch.testing.assert_close(torch.tensor(scores[0]), torch.tensor(scores[1]), rtol=1e-5, atol=1e-5)
 
 
 def test_mixed_precision_agrees_with_float64() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_results import ROW
 
 from benchmarks.declare.experiments import estimators as declared
 from benchmarks.record.store import record_arrays
@@ -19,16 +20,9 @@ SHIFT = {"shipped": 0.0, "started": 0.0, "scratch": 20.0}
 
 
 def row(variant: str, metric: str, value: float, num_samples: int, **more: Any) -> dict[str, Any]:
-    text = {"experiment": "estimators", "model": "vma", "recipe": "estimators", "dataset": "omniglot_gmn"}
-    ids = {
-        "train_id": variant,
-        "eval_id": f"{metric}{num_samples}",
-        "updates": 1000,
-        "dirty": False,
-        "targets": "all",
-        "train_seed": 0,
-    }
-    return text | ids | {"variant": variant, "metric": metric, "value": value, "num_samples": num_samples} | more
+    names = {"experiment": "estimators", "recipe": "estimators", "dataset": "omniglot_gmn", "variant": variant}
+    names |= {"train_id": variant, "eval_id": f"{metric}{num_samples}", "updates": 1000}
+    return ROW | names | {"metric": metric, "value": value, "num_samples": num_samples} | more
 
 
 @pytest.fixture

@@ -61,32 +61,16 @@ def test_without_drawings_they_are_of_the_test_set(weights: dict[str, str], tmp_
         assert shape(tmp_path / "y.png") == (2, columns)
 
 
-@pytest.mark.parametrize(
-    ("argv", "words"),
-    [
-        ([], "--checkpoint is needed: a name such as vma-fewshot"),
-        (["--checkpoint", "nobody"], "'nobody' is no name of trained weights: give one of"),
-        (["--checkpoint", "{vma}", "--image", "none.png"], "none.png: cannot be used as an image"),
-        (["--checkpoint", "{vae}", "--image", "{drawing}"], "which has no memory to put it into: leave it out"),
-        (["--checkpoint", "{vma}", "--image"], "--image is empty, must be one or more PNG files"),
-        (["--checkpoint", "{vma}", "--out", "y.jpg"], "--out is y.jpg, must be a file that ends in .png"),
-        (["--checkpoint", "{vma}", "--num-samples", "0"], "--num-samples is 0, must be 1 or more"),
-        (["--checkpoint", "{vma}", "--image-size", "9"], "are 9x9, the model was trained with 8x8"),
-    ],
-)
-def test_mistakes_cost_one_line(
-    argv: list[str],
-    words: str,
-    weights: dict[str, str],
-    drawing: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_mistake_costs_one_line(
+    weights: dict[str, str], drawing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    before = sorted(tmp_path.iterdir())
-    assert samples.main([part.format(**weights, drawing=drawing) for part in argv]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
-    assert words in line
-    assert sorted(tmp_path.iterdir()) == before
+    for argv, words in (
+        (["nobody"], "'nobody' is no name of trained weights: give one of"),
+        ([weights["vae"], "--image", drawing], "which has no memory to put it into: leave it out"),
+        ([weights["vma"], "--image-size", "9"], "are 9x9, the model was trained with 8x8"),
+    ):
+        assert samples.main(["--checkpoint", *argv, "--out", str(tmp_path / "y.png")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert words in line
+        assert not (tmp_path / "y.png").exists()

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import made_results
 import numpy as np
 import pytest
 
@@ -13,23 +14,7 @@ from reports.results import Results, read_results
 from reports.targets import Key, path
 from vma.statistics import clustered_stderr, interval, paired, seed_stderr
 
-ROW = {
-    "experiment": "scaling",
-    "model": "vma",
-    "recipe": "paper",
-    "dataset": "omniglot45_5",
-    "targets": "all",
-    "train_seed": 0,
-    "updates": 100,
-    "protocol": "per_class",
-    "classes": 1,
-    "shots": 4,
-    "num_samples": 4,
-    "metric": "nll",
-    "stderr": 3.0,
-    "n": 4,
-    "dirty": False,
-}
+ROW = made_results.ROW | {"classes": 1, "stderr": 3.0, "n": 4}
 CLASSES = np.array([0, 0, 1, 2])
 
 

@@ -1,13 +1,10 @@
 """Result files: rows whole or not at all, whoever writes and whatever breaks; ids and provenance."""
 
-import errno
-import json
 import logging
 import os
 import re
 import subprocess
 import sys
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +21,6 @@ from benchmarks.record.store import (
     provenance,
     read_rows,
     record_specs,
-    write_artifact,
     write_text,
 )
 from reports import targets
@@ -66,27 +62,13 @@ def test_a_row_is_completed_in_order_and_keeps_what_an_experiment_adds(path: Pat
 
 @pytest.mark.parametrize(
     ("value", "cause"),
-    [
-        (float("nan"), "nan"),
-        (float("-inf"), "-inf"),
-        (np.float64("inf"), "inf"),
-        ([1.0], "a list"),
-        (Path("a"), "a [A-Za-z]*Path"),
-    ],
+    [(float("nan"), "nan"), (np.float64("inf"), "inf"), ([1.0], "a list")],
 )
 def test_what_a_row_cannot_hold_is_refused_before_any_row_is_written(path: Path, value: object, cause: str) -> None:
     with pytest.raises(InputError, match=f"experiment table1, metric nll: value is {cause}") as caught:
         append_rows(path, [{"value": 1.0}, {"experiment": "table1", "metric": "nll", "value": value}])
     assert "\n" not in str(caught.value)
     assert not path.exists()
-
-
-def test_a_missing_and_an_empty_file_have_no_rows(path: Path) -> None:
-    assert read_rows(path) == []
-    append_rows(path, [])
-    assert read_rows(path) == []
-    path.write_bytes(b"")
-    assert read_rows(path) == []
 
 
 @pytest.mark.parametrize(
@@ -103,32 +85,15 @@ def test_a_torn_last_line_is_ignored_then_cut_off(path: Path, tail: bytes, caplo
     assert values(path) == [1, 2, 4]
 
 
-def test_a_torn_only_line_leaves_nothing(path: Path) -> None:
-    write_text(path, "{")
-    assert read_rows(path) == []
-    append_rows(path, [{"value": 1}])
-    assert values(path) == [1]
-
-
-@pytest.mark.parametrize("bad", ["<<<<<<< ours", "[1]", "", '{"value": Infinity}'])
-def test_a_bad_line_in_the_middle_is_named(path: Path, bad: str) -> None:
+@pytest.mark.parametrize("bad", ["<<<<<<< ours", "", '{"value": Infinity}', "\0" * 12])  # as a disk may zero it
+def test_a_bad_line_in_the_middle_is_named_and_what_follows_it_kept(path: Path, bad: str) -> None:
     write_text(path, f'{{"value": 1}}\n{bad}\n{{"value": 3}}\n')
     with pytest.raises(InputError, match=re.escape(f"{path}, line 2,")):
         read_rows(path)
+    before = path.read_bytes()
     append_rows(path, [{"value": 4}])  # hours of work are not lost for it
+    assert path.read_bytes().startswith(before)
     assert len(path.read_bytes().splitlines()) == 4
-
-
-def _full(*_: object) -> int:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_write_that_takes_a_part_is_finished(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.write
-    with monkeypatch.context() as patch:
-        patch.setattr(store.os, "write", lambda descriptor, data: real(descriptor, data[:100]))
-        append_rows(path, [{"value": 1}, {"value": 2}])
-    assert values(path) == [1, 2]
 
 
 # --- specs
@@ -177,19 +142,14 @@ def git(root: Path, *arguments: str) -> str:
     ("changed", "dirty"),
     [
         ("vma/model.py", True),
+        ("vma/data/new.py", True),
+        ("benchmarks/timing/new.py", True),
         ("README.md", False),
         ("results/table1.jsonl", False),
         ("reports/out/kept.md", False),
-        ("vma/new.py", True),
-        ("vma/data/new.py", True),
-        ("baselines/new.py", True),
-        ("benchmarks/timing/new.py", True),
-        ("reports/new.py", True),
         ("reports/out/new.py", False),
-        ("results/new.py", False),
         ("vma/new.txt", False),
         ("vma/new.ignored.py", False),
-        ("new.py", False),
         ("tests/new.py", False),
     ],
 )
@@ -198,14 +158,6 @@ def test_dirty_is_a_change_of_code(checkout: Path, changed: str, dirty: bool) ->
     assert code_state(checkout) == (head, False)
     write_text(checkout / changed, "changed")
     assert code_state(checkout) == (head, dirty)
-
-
-def test_staged_removed_and_merely_touched_files(checkout: Path) -> None:
-    os.utime(checkout / "vma/model.py", (1, 1))
-    git(checkout, "rm", "-q", "results/table1.jsonl")
-    assert code_state(checkout)[1] is False
-    git(checkout, "mv", "vma/model.py", "reports/out/model.py")
-    assert code_state(checkout)[1] is True
 
 
 def test_outside_a_checkout_there_is_no_commit(checkout: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -217,27 +169,15 @@ def test_outside_a_checkout_there_is_no_commit(checkout: Path, caplog: pytest.Lo
     assert "git failed" in caplog.text
 
 
-def test_without_git_there_is_no_commit(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("PATH", "")
-    assert code_state(checkout) == (None, None)
-    assert "not installed" in caplog.text
-
-
 def test_provenance_says_what_made_a_row(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "ROOT", checkout)
     made = provenance("cpu")
     assert made == provenance(torch.device("cpu")) | {"created": made["created"]}
-    assert list(made) == ["commit", "dirty", "torch", "device", "threads", "created"]
     assert set(made) <= set(ROW_KEYS)
     assert (made["commit"], made["dirty"]) == (git(checkout, "rev-parse", "HEAD").strip(), False)
     assert (made["torch"], made["threads"]) == (torch.__version__, torch.get_num_threads())
     assert made["device"]
-    created = datetime.fromisoformat(made["created"])
-    assert created.utcoffset() == timedelta(0)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", made["created"])
-    assert json.loads(json.dumps(complete(made))) == complete(made)
 
 
 @pytest.mark.cuda
@@ -246,24 +186,6 @@ def test_provenance_names_the_accelerator() -> None:
 
 
 # --- texts and arrays
-
-
-def test_artifacts_are_plain_equal_and_whole(tmp_path: Path) -> None:
-    path = tmp_path / "artifacts" / "0123456789ab.npz"
-    arrays = {"nll": np.linspace(0, 1, 1000), "file": np.array(["a", "bc"]), "empty": np.zeros((0, 3), np.uint8)}
-    write_artifact(path, arrays)
-    first = path.read_bytes()
-    with np.load(path, allow_pickle=False) as read:
-        assert sorted(read) == sorted(arrays)
-        for name, array in arrays.items():
-            assert read[name].dtype == array.dtype
-            np.testing.assert_array_equal(read[name], array)
-    write_artifact(path, arrays)
-    assert path.read_bytes() == first
-    with pytest.raises(InputError, match="array ids holds Python objects"):
-        write_artifact(path, {"ids": np.array([None, "a"])})
-    assert path.read_bytes() == first
-    assert list(path.parent.iterdir()) == [path]
 
 
 def test_values_at_targets_are_replaced_by_cell_and_equal_ones_give_equal_bytes(tmp_path: Path) -> None:
@@ -282,8 +204,12 @@ def test_values_at_targets_are_replaced_by_cell_and_equal_ones_give_equal_bytes(
     for name, array in first.items():
         assert read[one][name].dtype == array.dtype
         np.testing.assert_array_equal(read[one][name], array)
-    pictures = targets.read_pictures(targets.pictures_path(tmp_path, "made", other))
-    np.testing.assert_array_equal(pictures["image"], np.zeros((3, 2)))
+    pictures = [targets.pictures_path(folder, "made", other) for folder in (tmp_path, tmp_path / "again")]
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+    np.testing.assert_array_equal(targets.read_pictures(pictures[0])["image"], np.zeros((3, 2)))
+    with pytest.raises(InputError, match="array ids holds Python objects"):
+        store.record_arrays(tmp_path, "made", {other: {"nll": np.ones(3), "ids": np.array([None, "a"])}})
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_values_of_many_processes_are_all_there(tmp_path: Path) -> None:
@@ -306,7 +232,7 @@ sys.exit(any([os.wait()[1] for _ in range(3)]))
     assert len(targets.read(targets.path(tmp_path, "made"))) == 3 * 8
 
 
-@pytest.mark.parametrize("damage", [b"", b"no table", None])
+@pytest.mark.parametrize("damage", [b"no table", None])
 def test_a_damaged_file_of_values_is_named_and_left(tmp_path: Path, damage: bytes | None) -> None:
     path = targets.path(tmp_path, "made")
     store.record_arrays(tmp_path, "made", {Key("t", 1, "e"): {"nll": np.arange(99.0)}})

@@ -1,32 +1,18 @@
 """Tables as pure functions of rows: what stands where, what is missing, paired differences from per-target values."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from made_results import make_results
+from made_results import ROW
 
-from benchmarks.record.store import record_arrays
 from reports import frames, tables, timing
-from reports.results import InputError, Results, only, read_results, select
-from reports.targets import Key
-from vma.statistics import clustered_stderr
+from reports.results import InputError, Results, only, select
 
-BASE = {
-    "experiment": "table1",
-    "recipe": "paper",
-    "dataset": "omniglot_gmn",
-    "protocol": "per_class",
-    "train_protocol": "per_class",
-    "targets": "all",
-    "metric": "nll",
-    "stderr": 0.5,
-    "n": 4,
-    "updates": 7,
-    "train_seed": 0,
-}
+BASE = ROW | {"experiment": "table1", "dataset": "omniglot_gmn", "train_protocol": "per_class", "stderr": 0.5, "n": 4}
 
 
 def row(model: str, classes: int | None, shots: int | None, value: float, **more: object) -> dict[str, object]:
@@ -55,28 +41,6 @@ def test_a_missing_cell_is_a_gap(tmp_path: Path) -> None:
     assert (ours["1"], ours["19"]) == ("80.0 ± 0.5", "-")
 
 
-def test_the_papers_vma_figures_do_not_stand_beside_another_protocol(tmp_path: Path) -> None:
-    assert "paper" not in frames.table1(only(tmp_path, [row("vma", 1, 1, 80.0, protocol="gmn")]), "gmn")
-
-
-def test_soft_attention_is_paired_with_vma_on_the_same_targets(tmp_path: Path) -> None:
-    nll = {"vma": np.array([70.0, 80.0, 90.0, 60.0]), "soft": np.array([73.0, 84.0, 92.0, 65.0])}
-    classes = np.array([0, 0, 1, 2])
-    rows = [row(model, 1, 1, values.mean()) for model, values in nll.items()]
-
-    def frame(x_index: np.ndarray) -> pd.Series:
-        for model, values in nll.items():
-            index = x_index if model == "soft" else np.arange(4)
-            arrays = {"nll": values.astype(np.float32), "x_index": index, "x_class": classes}
-            record_arrays(tmp_path, "table1", {Key(f"t-{model}", 7, "e1-1"): arrays})
-        return select(frames.table1(only(tmp_path, rows), "per_class"), model="soft").iloc[0]
-
-    cell = frame(np.arange(4))
-    assert cell.minus_vma == pytest.approx(3.5)
-    assert cell.minus_vma_stderr == pytest.approx(clustered_stderr(nll["soft"] - nll["vma"], classes))
-    assert np.isnan(frame(np.arange(4)[::-1]).get("minus_vma", np.nan))
-
-
 def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
     grid = pd.DataFrame([["a_b", "1 ± 2"]], columns=["|M|", "50%"])
     assert tables.markdown(grid, "T").splitlines()[2] == r"| \|M\| | 50% |"
@@ -86,22 +50,8 @@ def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
     assert r"50\%" in latex
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return read_results(make_results(tmp_path_factory.mktemp("made")))
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return read_results(make_results(tmp_path_factory.mktemp("smoke"), smoke=True))
-
-
 def title(results: Results, name: str) -> str:
     return tables.title(results, name, tables.TABLES[name].frame(results))
-
-
-def keep(results: Results, kept: "pd.Series[bool]") -> Results:
-    return replace(results, rows=results.rows[kept])
 
 
 @pytest.mark.parametrize("name", [name for name in tables.TABLES if name != tables.OWN])
@@ -179,14 +129,6 @@ def test_ablations_are_differences_to_the_control_and_dirty_rows_are_marked(made
     assert "* made by code" not in title(made, "scaling")
 
 
-def test_fewshot_has_two_seeds_and_the_papers_ends(made: Results) -> None:
-    frame = select(frames.fewshot(made), model="vma", num_samples=4).set_index("shots")
-    assert set(frame.seeds) == {2}
-    assert frame.nll[4] == pytest.approx(np.mean(frame.nll_seeds[4]))
-    assert (frame.paper[1], frame.paper[16]) == (75.1, 69.1)
-    assert frame.paper[[2, 4, 8]].isna().all()
-
-
 def test_the_papers_other_numbers_stand_beside_their_cells(made: Results) -> None:
     accuracy = select(frames.classification(made), classes=20, shots=1).set_index("rule")
     assert accuracy.paper["address"] == 0.77
@@ -204,7 +146,7 @@ def test_crossovers_are_of_the_medians(made: Results) -> None:
     # 55 + 0.3 M against 36 + 0.7 M milliseconds
     assert found["images", 1] == pytest.approx(19 / 0.4, abs=1)
     assert found["images", 4] == 16
-    assert frames.crossovers(keep(made, made.rows.model != "soft")).empty
+    assert frames.crossovers(replace(made, rows=made.rows[made.rows.model != "soft"])).empty
 
 
 def test_a_crossover_has_an_interval_where_the_seconds_of_its_rounds_are_there(made: Results) -> None:
@@ -244,20 +186,14 @@ def test_seconds_of_evaluation_are_of_one_target(made: Results) -> None:
     assert tables.TABLES["timing-evaluation"].grid(timing.evaluations(made))["peak, MiB"].tolist() == ["", "1,024"]
 
 
-@pytest.mark.parametrize("content", ["name,ratio\nx,1\n", "name,ratio,q25,q75,device,commit\nx,much,1,1,d,c\n", ""])
-def test_a_damaged_file_of_ratios_is_named(content: str, made: Results, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "read"), [("ratios.csv", timing.ratios), ("update.json", timing.updates)])
+def test_a_damaged_file_of_timings_is_named(
+    name: str, read: Callable[[Results], object], made: Results, tmp_path: Path
+) -> None:
     (tmp_path / "timing").mkdir()
-    (tmp_path / "timing" / "ratios.csv").write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=r"ratios\.csv is no table of ratios"):
-        timing.ratios(replace(made, folder=tmp_path))
-
-
-@pytest.mark.parametrize("content", ["[]", "{", '{"benchmarks": [{}]}', '{"benchmarks": [3]}'])
-def test_a_damaged_file_of_timings_is_named(content: str, made: Results, tmp_path: Path) -> None:
-    (tmp_path / "timing").mkdir()
-    (tmp_path / "timing" / "update.json").write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=r"update\.json is damaged"):
-        timing.updates(replace(made, folder=tmp_path))
+    (tmp_path / "timing" / name).write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match=f"{name} is (no table|damaged)"):
+        read(replace(made, folder=tmp_path))
 
 
 def test_titles_of_table_1_speak_of_the_rows_below_them_alone(made: Results) -> None:

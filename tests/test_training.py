@@ -29,7 +29,7 @@ from vma.errors import InputError
 from vma.estimators import geometric_leave_one_out, leave_one_out
 from vma.training import NonFiniteBound, fit
 
-SIZES = MLPSizes(image=(1, 6, 6), widths=(12, 8), latent=2, embedding=4)
+SIZES = MLPSizes(image=(1, 8, 8), widths=(12, 8), latent=2, embedding=4)
 CPU = torch.device("cpu")
 SPEC = EpisodeSpec(classes=3, targets_per_class=2, shots=2)
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[Terms], Tensor]]] = {
@@ -39,13 +39,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[Terms], Tensor]]] = {
 }
 
 
-def image_set(seed: int = 0, classes: int = 8, drawings: int = 6) -> ImageSet:
-    """Classes of noisy copies of a prototype: there is something to learn."""
+def image_set(seed: int = 0) -> ImageSet:
+    """8 classes of 6 noisy copies of a prototype: there is something to learn."""
     generator = torch.Generator().manual_seed(seed)
-    prototypes = torch.rand(classes, 1, 1, 6, 6, generator=generator) < 0.3
-    noise = torch.rand(classes, drawings, 1, 6, 6, generator=generator) < 0.05
-    images = (prototypes ^ noise).flatten(0, 1).to(torch.uint8)
-    return ImageSet(images, torch.arange(0, classes * drawings + 1, drawings))
+    prototypes = torch.rand(8, 1, 1, 8, 8, generator=generator) < 0.3
+    noise = torch.rand(8, 6, 1, 8, 8, generator=generator) < 0.05
+    return ImageSet((prototypes ^ noise).flatten(0, 1).to(torch.uint8), torch.arange(0, 49, 6))
 
 
 def make(name: str = "vma") -> Any:
@@ -92,16 +91,6 @@ def test_a_broken_bound_stops_before_the_update() -> None:
     assert unchanged(model, before)
 
 
-def test_the_learning_rate_is_that_of_the_update() -> None:
-    model = make()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    before = weights(model)
-    for update, _ in start(model, optimizer, range(4, 8), schedule=lambda update: float(update % 2)):
-        assert optimizer.param_groups[0]["lr"] == 1e-3 * (update % 2)
-        assert unchanged(model, before) == (update % 2 == 0)
-        before = weights(model)
-
-
 @pytest.mark.parametrize("clip", [None, 1e-2, 1e6])
 def test_clip_bounds_the_norm_of_the_gradient(clip: float | None) -> None:
     model = make()
@@ -112,13 +101,6 @@ def test_clip_bounds_the_norm_of_the_gradient(clip: float | None) -> None:
         assert moved.item() == pytest.approx(clip, rel=1e-3)
     else:
         assert 1 < moved < 1e6
-
-
-def test_fit_trains_in_bfloat16() -> None:
-    model = make()
-    [(_, terms)] = start(model, torch.optim.Adam(model.parameters()), range(1), dtype=torch.bfloat16)
-    assert terms.log_px.dtype == torch.float32
-    assert all(p.dtype == torch.float32 and p.grad.dtype == torch.float32 for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -172,6 +154,7 @@ MODEL_SPECS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.1,
     },
     "growing memory": {"model": "vma", "episode": RECALL, "growth": ((4, 2), (8, 7))},
+    "nvil": {"model": "vma", "estimator": "nvil"},  # whose baselines go on too
     "several episodes": {"model": "soft", "read": "features", "episodes_per_update": 3},
 }
 
@@ -190,16 +173,19 @@ def train(name: str = "vma", data: DataSet = DATA, **options: Any) -> Trained:
 
 def train_spec(name: str = "vma") -> TrainSpec:
     fields = {"model": name, "episode": SPEC, **MODEL_SPECS[name]}
-    return TrainSpec(dataset="tiny", image_size=6, network="mlp", threads=1, **fields)
+    return TrainSpec(dataset="tiny", image_size=8, network="mlp", threads=1, **fields)
 
 
-def metrics(name: str = "vma") -> list[dict[str, Any]]:
-    text = (run_folder(train_spec(name), CPU) / "metrics.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+def metrics(spec: TrainSpec | None = None, device: str = "cpu") -> list[dict[str, Any]]:
+    """The lines of a run's log without the seconds."""
+    folder = run_folder(spec or train_spec(), torch.device(device))
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
 def equal(one: Trained, other: Trained) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(weights(one.model), weights(other.model), strict=True))
+    states = one.model.state_dict(), other.model.state_dict()
+    return all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def at_update(monkeypatch: pytest.MonkeyPatch, update: int, action: Callable[[], None]) -> None:
@@ -227,16 +213,17 @@ def test_an_interrupted_run_resumes_exactly(
         assert stopped.value.code == code
         assert signal.getsignal(signalled) == before
     resumed = train(name, updates=12)
-    lines = metrics(name)
+    lines = metrics(train_spec(name))
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     straight = train(name, updates=12)
     assert straight.updates == resumed.updates == 12
     assert equal(straight, resumed)
-    assert [line["update"] for line in lines] == [line["update"] for line in metrics(name)] == [2, 4, 6, 8, 10, 12]
-    validated = [[line.get("validation_bound") for line in one] for one in (lines, metrics(name))]
-    assert validated[0] == validated[1]
-    assert [value is not None for value in validated[0]] == [False, True] * 3
+    for one, other in zip(lines, metrics(train_spec(name)), strict=True):  # the other means go from start to start
+        assert one["update"] == other["update"]
+        assert one.get("validation_bound") == other.get("validation_bound")
+    assert [line["update"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert ["validation_bound" in line for line in lines] == [False, True] * 3
 
 
 def test_a_crash_costs_the_updates_since_the_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -357,8 +344,7 @@ def test_a_run_with_a_trunk_begins_where_that_ends(trunk_updates: int, tmp_path:
     annealed = training.train(spec, DATA, CPU, updates=10, progress=made.append)
     assert annealed.updates == 10
     assert made == list(range(1 if trunk_updates == 7 else trunk_updates + 1, 11))
-    log = (run_folder(spec, CPU) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["update"] for line in log] == [2, 4, 6, 8, 10]
+    assert [line["update"] for line in metrics(spec)] == [2, 4, 6, 8, 10]
     trunk = train(updates=6)  # which is as it was
     assert trunk.updates == max(6, trunk_updates)
     assert not equal(trunk, annealed)
@@ -396,19 +382,6 @@ def test_weights_that_a_run_cannot_begin_from_are_refused(tmp_path: Path, monkey
         training.train(replace(begun, start=f"{name}-2"), DATA, CPU, updates=1)
     with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
         training.train(replace(begun, prior="flat"), DATA, CPU, updates=1)
-    for start in ("", "vma", "vma-table1-0", "../vma-table1-60000"):
-        with pytest.raises(InputError, match=r"start is '.*', must be the name and the updates"):
-            replace(train_spec(), start=start)
-
-
-def test_nvils_state_goes_on_with_the_run() -> None:
-    spec = replace(train_spec(), estimator="nvil")
-    straight = training.train(spec, DATA, CPU, updates=4, restart=True)
-    training.train(spec, DATA, CPU, updates=2, restart=True)
-    resumed = training.train(spec, DATA, CPU, updates=4)
-    for name, value in straight.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
-    assert float(straight.model.baseline.started) == 1
 
 
 @pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name != "geometric"])
@@ -426,26 +399,20 @@ def test_every_estimator_trains(estimator: str) -> None:
     ("fields", "message"),
     [
         ({"estimator": "rloo", "num_samples": 1}, "num_samples is 1, must be 2 or more for vma: rloo needs two"),
-        (
-            {"estimator": "set-wake", "num_samples": 7},
-            "num_samples of a set of entries is 7, must be 2 or more",
-        ),
+        ({"estimator": "set-wake", "num_samples": 7}, "num_samples of a set of entries is 7, must be 2 or more"),
         ({"estimator": "gumbel", "path": "reference"}, "path is reference with estimator gumbel"),
-        ({"estimator": "gumbel", "z_gradient": "stl"}, "z_gradient is stl with estimator gumbel"),
         ({"estimator": "all-wake", "gradient_entries": 2}, "gradient_entries is given with estimator all-wake"),
-        ({"z_gradient": "dreg", "path": "reference"}, "z_gradient is dreg: the reference path has iwae alone"),
         ({"z_gradient": "single", "estimator": "set-score"}, "z_gradient is single with estimator set-score"),
-        ({"z_gradient": "mean"}, "z_gradient is 'mean', must be one of iwae, stl, dreg, single"),
-        (
-            {"estimator": "all-wake", "episode": replace(SPEC, fewest_shots=1)},
-            "fewest_shots is given with estimator all-wake",
-        ),
+        ({"growth": ((4, 2),)}, "growth is given with protocol per_class: it needs protocol recall"),
+        ({"episode": RECALL, "growth": ((8, 2), (4, 7))}, "growth goes through memories of 8, 4, 20 entries"),
+        ({"episode": RECALL, "growth": ((4, 7), (8, 7))}, "growth has stages until updates 7, 7, must ascend from"),
     ],
 )
-def test_estimators_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
+def test_trainings_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        replace(train_spec(), **fields)
+        training.train(replace(train_spec(), **fields), DATA, CPU, updates=1)
     assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_updates_of_a_trunk_count_as_made_before() -> None:
@@ -510,28 +477,9 @@ def test_a_memory_that_grows_has_the_size_of_its_stage() -> None:
     assert torch.equal(constant(5).x_index, Episodes(DATA.train, SPEC, 0)(5).x_index)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"growth": ((4, 2),)}, "growth is given with protocol per_class: it needs protocol recall"),
-        ({"episode": RECALL, "growth": ((8, 2), (4, 7))}, "growth goes through memories of 8, 4, 20 entries"),
-        ({"episode": RECALL, "growth": ((4, 2), (21, 7))}, "growth goes through memories of 4, 21, 20 entries"),
-        ({"episode": RECALL, "growth": ((4, 7), (8, 7))}, "growth has stages until updates 7, 7, must ascend from"),
-        ({"episode": RECALL, "growth": ((4, 0), (8, 7))}, "growth has stages until updates 0, 7, must ascend from"),
-        ({"episode": RECALL, "growth": ((0, 2),)}, "memory_size is 0, must be 1 or more"),
-        ({"episodes_per_update": 0}, "episodes_per_update is 0, must be 1 or more"),
-    ],
-)
-def test_episodes_that_cannot_be_are_refused_before_training(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        training.train(replace(train_spec(), **fields), DATA, CPU, updates=1)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_learned_memory_is_built_as_the_spec_says() -> None:
     assert build_model(episode=NONE, learned_entries=5, memory_shape=(7,)).memory.shape == (5, 7)
-    assert build_model(episode=NONE, learned_entries=5).memory.shape == (5, 1, 6, 6)
+    assert build_model(episode=NONE, learned_entries=5).memory.shape == (5, 1, 8, 8)
     assert build_model(episode=NONE, learned_entries=5, tied=True).tied
     assert build_model().memory is None
     assert not build_model().tied
@@ -558,8 +506,6 @@ def test_the_estimator_is_the_specs() -> None:
         objective = build.build_objective(replace(train_spec(), estimator=estimator), make())
         assert torch.equal(objective(terms), vimco(terms, baseline))
     assert build.build_objective(train_spec("soft"), make("soft")) is iwae
-    with pytest.raises(InputError, match=r"estimator is 'harmonic', must be one of vimco, geometric"):
-        replace(train_spec(), estimator="harmonic")
 
 
 def test_validation_episodes_are_like_those_of_training_as_far_as_the_set_goes() -> None:

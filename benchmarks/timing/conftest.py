@@ -8,12 +8,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.plan.cli import check_option
 from benchmarks.runs import clock
 from benchmarks.runs.training import training_commit
 from benchmarks.timing.support import Timing, entry, write_entries
-from reports.command import check_folder
-from vma.errors import InputError
 from vma.hardware import keep_freed_memory
 
 LIMIT = 3600  # seconds a test
@@ -25,18 +22,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--timing-device", default="auto", choices=("auto", "cpu", "cuda"), help="auto is cuda, if there")
     group.addoption("--timing-rounds", type=int, help="rounds of every test, instead of its own number")
     group.addoption("--timing-tiny", action="store_true", help="small models and memories: no results")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Refuse options before anything is timed."""
-    rounds, device = config.getoption("--timing-rounds"), config.getoption("--timing-device")
-    try:
-        check_option("--timing-rounds", rounds, 1, 10**6)
-        check_folder("--timing-out", config.getoption("--timing-out"))
-    except InputError as error:
-        raise pytest.UsageError(str(error)) from None
-    if device == "cuda" and not torch.cuda.is_available():
-        raise pytest.UsageError("--timing-device cuda is not available on this machine: use --timing-device cpu")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import io
 import os
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from vma.data import DATASETS, DataSet, cache_dir, datasets, download, load, prepared
+from vma.data import DataSet, cache_dir, datasets, download, load, prepared
 from vma.data.archives import read_gmn_npz
 from vma.data.datasets import MNIST_GMN, OMNIGLOT, OMNIGLOT_GMN
 from vma.data.download import Source
-from vma.errors import DataUnavailable, InputError
+from vma.errors import InputError
 
 REAL = {
     "omniglot45_5": (OMNIGLOT, 26, (1405, 74, 144), (28_100, 1_480, 2_880), "dd9f1b591a974978"),
@@ -121,10 +120,6 @@ def test_refused_requests(name: str, size: int | None, cause: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_names() -> None:
-    assert {*REAL, "omniglot_gmn_inverted", "omniglot28", "mnist_larochelle", "strokes"} == set(DATASETS)
-
-
 # The rest is about finding, verifying and caching, on a set of two small files that is made here.
 
 
@@ -206,39 +201,15 @@ def test_prepared_set_needs_no_source(small: Small) -> None:
 
 
 @pytest.mark.parametrize("prepared_before", [True, False])
-@pytest.mark.parametrize(
-    ("damage", "cause"),
-    [
-        (lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), "wrong bytes"),
-        (lambda raw: b"", "wrong bytes"),
-        (lambda raw: raw + b"0" * 2**20, "larger than"),
-    ],
-    ids=["bit", "empty", "large"],
-)
-def test_wrong_file_in_the_given_folder_is_refused(small: Small, damage, cause: str, prepared_before: bool) -> None:
+def test_wrong_file_in_the_given_folder_is_refused(small: Small, prepared_before: bool) -> None:
     small.fill(download.LOCAL_MIRROR)  # there would be another source, which must not be used silently
     if prepared_before:
         load("small")
-    small.files["b.npz"] = damage(small.files["b.npz"])
+    small.files["b.npz"] = b""
     small.fill(small.folder)
-    with pytest.raises(InputError, match=cause) as caught:
+    with pytest.raises(InputError, match=r"wrong bytes.*replace it with") as caught:
         load("small", data=small.folder)
-    message = str(caught.value)
-    assert message.startswith(str(small.folder / "gmn" / "b.npz"))
-    assert "replace it with" in message
-    assert "\n" not in message
-
-
-def test_names_of_places_are_shown_in_one_line(small: Small, tmp_path: Path) -> None:
-    odd = tmp_path / "a\nb\x1b"
-    odd.mkdir()
-    with pytest.raises(DataUnavailable) as caught:
-        load("small", data=odd)
-    assert all(line.isprintable() for line in (str(caught.value), *caught.value.attempts))
-    (odd / "a.npz").write_bytes(b"")
-    with pytest.raises(InputError) as wrong:
-        load("small", data=odd)
-    assert str(wrong.value).isprintable()
+    assert str(caught.value).startswith(str(small.folder / "gmn" / "b.npz"))
 
 
 def test_given_folder_without_the_file_is_passed_over(small: Small) -> None:
@@ -248,12 +219,7 @@ def test_given_folder_without_the_file_is_passed_over(small: Small) -> None:
 
 @pytest.mark.parametrize(
     ("make", "cause"),
-    [
-        (lambda path: path.write_bytes(b"nonsense"), "wrong bytes"),
-        (os.mkfifo, "is no regular file"),
-        (Path.mkdir, "is no regular file"),
-    ],
-    ids=["wrong", "pipe", "folder"],
+    [(lambda path: path.write_bytes(b"nonsense"), "wrong bytes"), (os.mkfifo, "is no regular file")],
 )
 def test_wrong_file_in_the_cache_is_named_and_passed_over(small: Small, make, cause: str) -> None:
     small.fill(download.LOCAL_MIRROR)
@@ -264,43 +230,25 @@ def test_wrong_file_in_the_cache_is_named_and_passed_over(small: Small, make, ca
         assert load("small").train.num_classes == 19
 
 
-def test_attempts_name_every_place(small: Small) -> None:
-    with pytest.raises(DataUnavailable, match=r"a\.npz was found nowhere; give a data folder") as caught:
-        load("small")
-    what = ("data or VMA_DATA", "cache", "mirror beside the checkout", "a.npz: has no public home")
-    assert len(caught.value.attempts) == 4
-    assert all(line.startswith(start) for line, start in zip(caught.value.attempts, what, strict=True))
-    with pytest.raises(DataUnavailable) as caught:
-        load("small", data=small.folder)
-    assert caught.value.attempts[0] == f"{small.folder}: has no gmn/a.npz and no a.npz"
-
-
 @pytest.mark.parametrize(
     "damage",
-    [lambda raw: raw[:-100], lambda raw: raw[:-100] + bytes([raw[-100] ^ 1]) + raw[-99:], lambda raw: b""],
-    ids=["truncated", "bit", "empty"],
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(path.read_bytes()[:-100] + bytes(100)),
+        lambda path: path.unlink() or os.mkfifo(path),
+        lambda path: path.unlink() or path.symlink_to("nowhere"),
+        lambda path: path.unlink() or path.symlink_to(path.name),
+    ],
+    ids=["truncated", "changed", "pipe", "broken link", "loop"],
 )
 def test_damaged_prepared_file_is_rebuilt_with_a_warning(small: Small, damage) -> None:
     small.fill(small.folder)
     first = load("small", data=small.folder)
     path = prepared.prepared_path("small")
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.warns(UserWarning, match="damaged; prepared again"):
+    damage(path)
+    with pytest.warns(UserWarning, match="damaged; prepared again") as seen:
         assert same(first, load("small", data=small.folder))
-    assert same(first, load("small"))
-
-
-@pytest.mark.parametrize("what", ["pipe", "broken link", "loop"])
-def test_prepared_file_that_is_none_is_replaced(small: Small, what: str) -> None:
-    small.fill(small.folder)
-    first = load("small", data=small.folder)
-    path = prepared.prepared_path("small")
-    path.unlink()
-    os.mkfifo(path) if what == "pipe" else path.symlink_to(path.name if what == "loop" else "nowhere")
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        assert same(first, load("small", data=small.folder))
-    assert ["damaged" in str(warning.message) for warning in seen] == [True]
+    assert len(seen) == 1
     assert path.is_file()
     assert not path.is_symlink()
     assert same(first, load("small"))

@@ -279,7 +279,6 @@ def test_the_entries_of_a_part_of_memory_are_drawn_uniformly() -> None:
     [
         (SPECS["per_class"], 3, "memory_size is 3, must lie between the 4 classes in memory and its 12 entries"),
         (SPECS["per_class"], 13, "memory_size is 13, must lie between the 4 classes in memory and its 12 entries"),
-        (SPECS["none"], 3, "memory_size is given for episodes without memory: leave it out"),
     ],
 )
 def test_parts_of_memory_that_cannot_be_are_refused(spec: EpisodeSpec, size: int, message: str) -> None:
@@ -312,11 +311,6 @@ def test_shifted_entries_stand_beside_their_own(name: str) -> None:
     assert torch.equal(shifted.memory_class, episode.memory_class.repeat(5))
 
 
-def test_there_is_nothing_to_shift_without_a_memory() -> None:
-    with pytest.raises(InputError, match="episodes without memory: give a protocol"):
-        shifted_memory(Episodes(EVEN, SPECS["none"], 0)(0))
-
-
 def test_choices_are_uniform() -> None:
     few = [Episodes(EVEN, EpisodeSpec(classes=1, targets_per_class=1, shots=1), 3)(step) for step in range(600)]
     assert chisquare(counts([e.x_class for e in few], 10)).pvalue > 1e-3
@@ -336,20 +330,12 @@ def test_choices_are_uniform() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"protocol": "random"}, "protocol is 'random', must be one of per_class, gmn, sequence, recall, none"),
-        ({"classes": 0}, "classes is 0, must be 1 or more, a whole number up to 262,144"),
-        ({"classes": 2**10, "targets_per_class": 2**10}, "classes x targets_per_class is 1048576, must be 1 or more"),
         ({"classes": 2**10, "shots": 2**10}, "classes x shots is 1048576, must be 1 or more"),
-        ({"targets_per_class": -1}, "targets_per_class is -1, must be 1 or more"),
-        ({"shots": 0}, "shots is 0, must be 1 or more"),
-        ({"target_classes": 0}, "target_classes is 0, must be 1 or more, a whole number up to 8"),
         ({"target_classes": 9}, "target_classes is 9, must be 1 or more, a whole number up to 8"),
         ({"memory_size": 5}, "memory_size is given with protocol recall, and only with it"),
         ({"protocol": "recall"}, "memory_size is given with protocol recall, and only with it"),
-        ({"protocol": "sequence"}, "sequences is given with protocol sequence, and only with it"),
         ({"sequences": 2}, "sequences is given with protocol sequence, and only with it"),
         ({"protocol": "sequence", "sequences": 2**11}, "sequences x shots is 8192"),
-        ({"protocol": "recall", "memory_size": 0}, "memory_size is 0, must be 1 or more"),
     ],
 )
 def test_specs_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
@@ -362,19 +348,14 @@ def test_specs_that_cannot_be_are_refused(fields: dict[str, Any], message: str) 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (
-            EpisodeSpec(classes=8, targets_per_class=4, shots=4),
-            "8 classes with 8 drawings each are needed, the set has 2",
-        ),
-        (EpisodeSpec("gmn", classes=8, shots=19), "8 classes with 4 drawings each are needed, the set has 7"),
+        (EpisodeSpec(), "8 classes with 8 drawings each are needed, the set has 2"),
+        (EpisodeSpec("gmn", shots=19), "8 classes with 4 drawings each are needed, the set has 7"),
         (EpisodeSpec("recall", memory_size=63), "memory_size is 63, the set has 62 images: lower memory_size"),
     ],
 )
 def test_sets_that_are_too_small_are_refused(spec: EpisodeSpec, message: str) -> None:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=f"^{message}"):
         Episodes(RAGGED, spec, 0)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("orientation", range(8))

@@ -102,25 +102,6 @@ def test_class_that_may_not_be_read_is_not_passed_over(tmp_path: Path, monkeypat
         _load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", os.fsdecode(b"\xff")])
-def test_odd_names_are_shown_in_one_line(tmp_path: Path, name: str) -> None:
-    _fill(tmp_path / name)
-    assert _load(tmp_path / name).train.num_classes == 22
-    (tmp_path / name / "class07" / f"{name}.png").write_bytes(b"")
-    for path in (tmp_path / name, tmp_path / name / name):
-        with pytest.raises(InputError) as caught:
-            _load(path)
-        assert str(caught.value).isprintable()
-
-
-@pytest.mark.parametrize("name", ["~nobody of this name/x", "a" * 5_000, "a\0b"])
-def test_names_that_no_folder_has(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="not a folder"):
-        load(f"folder:{name}", image_size=28)
-    with pytest.raises(InputError, match="not a folder"):
-        load("omniglot_gmn", data=Path(name))
-
-
 def test_fewest_classes(tmp_path: Path) -> None:
     _fill(tmp_path, classes=2)
     with pytest.raises(InputError, match="2 classes with images, at least 3"):

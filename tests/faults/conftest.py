@@ -20,7 +20,7 @@ class Forker:
         self.process: subprocess.Popen[str] | None = None
 
     def __call__(self, folder: Path, **more: Any) -> dict[str, Any]:
-        fields = {"out": f"{folder}/out", "cache": f"{folder}/cache", "log": f"{folder}.log", "seed": 0} | more
+        fields = {"out": f"{folder}/out", "cache": f"{folder}/cache", "log": f"{folder}.log"} | more
         if self.process is None:
             pipe = subprocess.PIPE
             self.process = subprocess.Popen(

@@ -8,7 +8,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -42,20 +42,7 @@ CPU = torch.device("cpu")
 EPISODE = EpisodeSpec(classes=2, targets_per_class=1, shots=1)
 TINY = TrainSpec(dataset="strokes", image_size=8, network="tiny-mlp", episode=EPISODE, num_samples=2, threads=1)
 SHORT = ["--dataset", "strokes", "--image-size", "8", "--threads", "1"]
-REMEDIES = (
-    "must",
-    "give",
-    "leave",
-    "use",
-    "Expected",
-    "lists",
-    "lower",
-    "add",
-    "make",
-    "mend",
-    "name one",
-    "restore",
-)
+REMEDIES = ("must", "give", "leave", "use", "Expected", "lists", "lower", "add", "make", "mend", "name one", "restore")
 
 
 @cache
@@ -72,91 +59,44 @@ def load(name: str, *, image_size: int | None = None, **options: Any) -> data.Da
     return data.load(name, image_size=image_size, **options)
 
 
-@dataclass(frozen=True)
-class Command:
-    """How a command is called, which values of its own flags are in order, and what each line begins with so that it
-    ends soon.
-    """
-
-    module: ModuleType
-    good: dict[str, Sequence[str]]
-    start: Sequence[str] = ()
-
-    def flags(self) -> list[str]:
-        return [f"--{field.name.replace('_', '-')}" for field in fields(self.module.Options) if field.name != "names"]
-
-    def __call__(self, argv: Sequence[str]) -> int:
-        if hasattr(self.module, "main"):
-            return self.module.main(argv)
-        return cli.run_command(self.module.Options, self.module.run, self.module.__name__, argv)
-
-
-SHARED = {
+# Of each command the module, and what each line begins with so that it ends soon.
+COMMANDS: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
+    "table1": (table1, ("--updates", "1", "--targets", "2")),
+    "scaling": (scaling, ("--updates", "1", "--targets", "2")),
+    "memory-size": (memory_size, ("--checkpoint", "{weights}", "--targets", "2")),
+    "samples": (samples, ("--checkpoint", "{weights}", "--out", "out.png")),
+    "compare-paths": (compare_paths, ("--updates", "1", "--targets", "1", "--seeds", "0")),
+    "gradient-bias": (
+        gradient_bias,
+        ("--memory-size", "8", "--gradient-entries", "4", "--repeats", "2", "--targets", "8"),
+    ),
+    "run": (run, ("one", "--dry-run")),
+    "reports": (reports, ("--results", "empty", "--out", "out")),
+}
+# Values that are in order for some command.
+GOOD = {
     "--dataset": ("strokes", "folder:{root}/draw\nings", "folder:{root}/draw ings é", "folder:{root}/same"),
     "--image-size": ("8", "12"),
     "--device": ("auto", "cpu"),
     "--dtype": ("auto", "float32"),
     "--threads": ("1", "2"),
     "--fallback": ("strokes",),
-    "--out": ("out", "new/out", "out é", "o\nut", "\udcff"),
-}
-TRAINING = SHARED | {"--updates": ("1", "2"), "--seed": ("0", "2147483647"), "--train-classes": ("1", "2")}
-COMMANDS = {
-    "table1": Command(
-        table1,
-        TRAINING | {"--models": ("vma", "soft", "vae"), "--protocol": ("gmn", "per_class"), "--targets": ("2", "3")},
-        ["--updates", "1", "--targets", "2"],
-    ),
-    "scaling": Command(
-        scaling,
-        TRAINING | {"--classes": ("1", "2"), "--shots": ("1", "2"), "--num-samples": ("1", "3"), "--targets": ("2",)},
-        ["--updates", "1", "--targets", "2"],
-    ),
-    "memory-size": Command(
-        memory_size,
-        SHARED
-        | {"--checkpoint": ("{weights}",), "--classes": ("1", "2"), "--shots": ("1", "2"), "--memory-size": ("2",)}
-        | {"--num-samples": ("1", "3"), "--targets": ("2",), "--protocol": ("gmn", "per_class")},
-        ["--checkpoint", "{weights}", "--targets", "2"],
-    ),
-    "samples": Command(
-        samples,
-        {name: SHARED[name] for name in ("--dataset", "--image-size", "--device", "--fallback")}
-        | {"--checkpoint": ("{weights}",), "--image": ("{root}/few/0/0.png", "{root}/draw\nings/1/2.png")}
-        | {"--rows": ("1", "3"), "--num-samples": ("1", "3"), "--seed": ("0",), "--out": ("out.png", "new/é.png")}
-        | {"--ink": ("dark", "light")},
-        ["--checkpoint", "{weights}", "--out", "out.png"],
-    ),
-    "compare-paths": Command(
-        compare_paths,
-        SHARED | {"--updates": ("1", "2"), "--seeds": ("0", "2147483647"), "--targets": ("1", "2")},
-        ["--updates", "1", "--targets", "1", "--seeds", "0"],
-    ),
-    "gradient-bias": Command(
-        gradient_bias,
-        SHARED
-        | {"--models": ("vma", "soft"), "--memory-size": ("8", "2000"), "--gradient-entries": ("4", "1500")}
-        | {"--repeats": ("2",), "--targets": ("8", "16"), "--seed": ("0", "2147483647")},
-        ["--memory-size", "8", "--gradient-entries", "4", "--repeats", "2", "--targets", "8"],
-    ),
-    "run": Command(
-        run,
-        SHARED
-        | {"--executor": ("local", "dask"), "--jobs": ("1", "2"), "--retries": ("0", "3"), "--targets": ("2",)}
-        | {
-            "--seeds": ("0", "2147483647"),
-            "--minutes": ("1", "0.001"),
-            "--updates": ("1",),
-            "--out": ("out", "results"),
-            "--only": ("vma-0",),
-        },
-        ["one", "--dry-run"],
-    ),
-    "reports": Command(
-        reports,
-        {"--results": ("empty",), "--out": ("out",), "--readme": ("file",)},
-        ["--results", "empty", "--out", "out"],
-    ),
+    "--out": ("out", "new/out", "out é", "o\nut", "\udcff", "out.png", "new/é.png", "results"),
+    "--checkpoint": ("{weights}",),
+    "--image": ("{root}/few/0/0.png", "{root}/draw\nings/1/2.png"),
+    "--ink": ("dark", "light"),
+    "--models": ("vma", "soft", "vae"),
+    "--protocol": ("gmn", "per_class"),
+    "--memory-size": ("2", "8", "2000"),
+    "--gradient-entries": ("4", "1500"),
+    "--repeats": ("2",),
+    "--targets": ("2", "8", "16"),
+    "--executor": ("local", "dask"),
+    "--minutes": ("1", "0.001"),
+    "--only": ("vma-0",),
+    "--results": ("empty",),
+    "--readme": ("file",),
+    **dict.fromkeys(("--seed", "--seeds"), ("0", "2147483647")),
 }
 
 # What a user, a script or an accident may put in the place of a value, beside any text.
@@ -166,17 +106,7 @@ ODD = (
     *("9" * 5000, "true", "x", "é", "a b", "a\nb", "a\0b", "\x1b[31m", "\udcff", "\ud800", "│", "─" * 9),
     *("--x", "---", "-x", "@x", "[1]", "1,2", "$HOME", "~no-such-user/x", "x" * 300, "/".join(["y" * 200] * 30)),
     *("file", "file/x", "link", "link/x", "dangling", "loop", "/dev/null", "/proc/x", "folder:", "folder:file"),
-    *(
-        "folder:~no-such-user",
-        "folder:a\nb",
-        "folder:" + "x" * 300,
-        "cuda",
-        "cuda:99",
-        "cpu:1",
-        "meta",
-        "dask://x",
-        "all",
-    ),
+    *("folder:~no-such-user", "folder:a\nb", "folder:" + "x" * 300, "cuda", "cuda:99", "cpu:1", "meta", "dask://x"),
     *("omniglot45_5", "all", "", "folder:{root}/blank", "folder:{root}/ink", "folder:{root}/few", "there"),
 )
 
@@ -250,18 +180,24 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-def complaint(command: Command, argv: Sequence[str]) -> str | None:
+def call(module: ModuleType, argv: Sequence[str]) -> int:
+    if hasattr(module, "main"):
+        return module.main(argv)
+    return cli.run_command(module.Options, module.run, module.__name__, argv)
+
+
+def complaint(module: ModuleType, argv: Sequence[str]) -> str | None:
     """What is wrong with how a command takes a command line; None if nothing is."""
     out, err = io.StringIO(), io.StringIO()
     with workplace() as folder:
         before = contents(folder)
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                code = command(argv)
+                code = call(module, argv)
         except BaseException as error:
             return f"{type(error).__name__}: {error}"
         if code == 0:
-            if command.module is not run:
+            if module is not run:
                 return None if "Wrote" in out.getvalue() else "wrote nothing"
             return None if contents(folder) == before else "wrote in a dry run"
         if code not in (1, 2):
@@ -286,34 +222,35 @@ def complaint(command: Command, argv: Sequence[str]) -> str | None:
     return None
 
 
-def command_lines(command: Command, places: dict[str, Path]) -> st.SearchStrategy[list[str]]:
+def command_lines(module: ModuleType, start: Sequence[str], places: dict[str, Path]) -> st.SearchStrategy[list[str]]:
+    flags = [f"--{field.name.replace('_', '-')}" for field in fields(module.Options) if field.name != "names"]
+
     def sampled(values: Sequence[str]) -> st.SearchStrategy[str]:
         return st.sampled_from([value.format(**places) if "{" in value else value for value in values])
 
     def pieces(flag: str) -> st.SearchStrategy[list[str]]:
-        good = sampled(command.good.get(flag, ("1",)))
+        good = sampled(GOOD.get(flag, ("1", "2", "3")))
         value = st.one_of(good, good, sampled(WHOLE), sampled(ODD), st.text(min_size=1, max_size=8))
         values = st.one_of(value.map(lambda one: [one]), st.lists(value, max_size=3))
         return values.map(lambda them: [flag, *them]) | value.map(lambda one: [f"{flag}={one}"])
 
-    some = st.lists(st.sampled_from(command.flags()).flatmap(pieces), min_size=1, max_size=3)
-    stray = st.lists(sampled(ODD), max_size=1) if command.module is run else st.just([])
-    start = [*command.start, *(SHORT if "--threads" in command.flags() else [])]
-    start = [part.format(**places) for part in start]
-    return st.tuples(some, stray).map(lambda them: [*start, *(part for one in them[0] for part in one), *them[1]])
+    some = st.lists(st.sampled_from(flags).flatmap(pieces), min_size=1, max_size=3)
+    stray = st.lists(sampled(ODD), max_size=1) if module is run else st.just([])
+    begin = [part.format(**places) for part in (*start, *(SHORT if "--threads" in flags else []))]
+    return st.tuples(some, stray).map(lambda them: [*begin, *(part for one in them[0] for part in one), *them[1]])
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_any_command_line_runs_or_costs_one_line(
     name: str, places: dict[str, Path], tally: Callable[..., None]
 ) -> None:
-    command, wrong, tried = COMMANDS[name], [], []
+    (module, start), wrong, tried = COMMANDS[name], [], []
 
-    @given(command_lines(command, places))
+    @given(command_lines(module, start, places))
     @settings(max_examples=amount(60, 800))
     def attempt(argv: list[str]) -> None:
         tried.append(argv)
-        if found := complaint(command, argv):
+        if found := complaint(module, argv):
             wrong.append(f"{argv}: {found}")
 
     attempt()

@@ -116,6 +116,7 @@ def test_killed_workers_are_tried_again_and_a_job_that_always_dies_is_reported(
     found = rows(tmp_path / "out", "mixed")
     wanted = [row | {"experiment": "mixed"} for row in rows(tmp_path / "undisturbed", "good")]
     lost = sum(row not in found for row in wanted)
+    tally("kills (SIGKILL) of whole processes", len(killed), lost)
     tally("jobs of sweeps in which others die", JOBS, lost)
     assert lost == 0
     assert len(found) == len(wanted)

@@ -243,23 +243,17 @@ def test_weights_beyond_float32_are_refused_in_a_line(model: str, network: str, 
             parameter.data.mul_(weights)
         spec = EpisodeSpec("none" if getattr(broken, "memory", None) is not None else "per_class", 2, 1, 2)
         episodes = Episodes(image_set("random", broken.sizes), spec, 0)
-        uses: dict[str, Callable[[], object]] = {
-            "training": lambda: train(broken, "random"),  # noqa: B023
-            "evaluation": lambda: evaluate(broken, episodes, [0], 3),  # noqa: B023
-        }
+        uses: list[Any] = [partial(train, broken, "random"), partial(evaluate, broken, episodes, [0], 3)]
         if hasattr(broken, "addressing") and spec.protocol != "none":
-            uses |= {
-                "classification": lambda: classify(broken, episodes(0), 2),  # noqa: B023
-                "recall": lambda: own_entry_probability(broken, episodes(0)),  # noqa: B023
-            }
-        for name, use in uses.items():
+            uses += [partial(classify, broken, episodes(0), 2), partial(own_entry_probability, broken, episodes(0))]
+        for use in uses:
             try:
                 use()
             except NonFiniteBound:
                 continue
             except Exception as error:
-                wrong.append(f"{name}, weights times {weights}: {type(error).__name__}: {error}")
+                wrong.append(f"{use}, weights times {weights}: {type(error).__name__}: {error}")
             else:
-                wrong.append(f"{name}, weights times {weights}: no refusal")
+                wrong.append(f"{use}, weights times {weights}: no refusal")
     tally(KIND, 3, len(wrong))
     assert not wrong, "\n".join(wrong)

@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from benchmarks.runs import training
 from benchmarks.runs.states import run_folder
 from benchmarks.runs.weights import trained_at
 from vma import checkpoint
-from vma.checkpoint import CheckpointError
 from vma.data import DataSet, load
 from vma.data.episodes import EpisodeSpec
+from vma.errors import InputError
 
 CPU = torch.device("cpu")
 KIND = "hostile checkpoints"
@@ -115,35 +116,26 @@ WEIGHT = "model.addressing.embed_memory.head.weight"
 HOSTILE: dict[str, Spoil] = {
     "empty": raw(lambda data: b""),
     "a byte too long": raw(lambda data: data + b"\0"),
-    "all zero": raw(lambda data: bytes(len(data))),
     "text": raw(lambda data: b"not a checkpoint\n" * 100),
     "a pickle": raw(lambda data: BOMB),
     "a pickle behind a header": raw(lambda data: (2).to_bytes(8, "little") + b"{}" + BOMB),
     "a header of 2^63 bytes": raw(lambda data: (2**63).to_bytes(8, "little") + data[8:]),
-    "a header to the end and beyond": raw(lambda data: len(data).to_bytes(8, "little") + data[8:]),
     "a deep header": raw(lambda data: (100_000).to_bytes(8, "little") + b"[" * 100_000),
     "an offset beyond the end": header(lambda fields: fields["rng"].update(data_offsets=[0, 2**40])),
     "offsets that overlap": header(lambda fields: fields["rng"].update(data_offsets=fields[WEIGHT]["data_offsets"])),
     "a shape of 2^120 elements": header(lambda fields: fields["rng"].update(shape=[2**60, 2**60])),
-    "a negative shape": header(lambda fields: fields["rng"].update(shape=[-1])),
     "an unknown dtype": header(lambda fields: fields["rng"].update(dtype="object")),
     "no metadata": header(lambda fields: fields.pop("__metadata__")),
-    "another program's": header(lambda fields: fields.update(__metadata__={"format": "pt"})),
     "a later version": header(lambda fields: fields["__metadata__"].update(vma_version="2")),
     "meta changed and not signed": header(lambda fields: fields["__metadata__"].update(meta="{}")),
     "a tensor renamed and not signed": header(lambda fields: fields.update(other=fields.pop("rng"))),
     "no spec": rewritten(lambda _, found: found.pop("spec")),
-    "no update": rewritten(lambda _, found: found.pop("update")),
     "no hash of the data": rewritten(lambda _, found: found.pop("data_sha256")),
-    "no meta at all": rewritten(lambda _, found: found.clear()),
     "update true": meta(update=True),
     "update -1": meta(update=-1),
-    "update as text": meta(update="8"),
     "update 8.5": meta(update=8.5),
     "seconds -1": meta(seconds=-1.0),
-    "seconds as text": meta(seconds="1"),
     "commits as a number": meta(commits=5),
-    "commits of numbers": meta(commits=[5]),
     "spec as text": meta(spec="vma"),
     "spec of no number of threads": meta(spec={k: v for k, v in identity(SPEC).items() if k != "threads"}),
     "spec of threads as text": meta(spec=identity(SPEC) | {"threads": "1"}),
@@ -155,23 +147,18 @@ HOSTILE: dict[str, Spoil] = {
     "no weights": rewritten(lambda tensors, _: tensors.clear()),
     "no rng": rewritten(lambda tensors, _: tensors.pop("rng")),
     "an rng of zeros": tensor("rng", torch.zeros_like),
-    "an rng of ones": tensor("rng", torch.ones_like),
     "a shorter rng": tensor("rng", lambda found: found[:-1]),
     "no moment": rewritten(lambda tensors, _: tensors.pop("optimizer.0.exp_avg")),
     "another shape": tensor(WEIGHT, lambda found: found[1:]),
     "another dtype": tensor(WEIGHT, torch.Tensor.double),
-    "another number of dimensions": tensor(WEIGHT, lambda found: found[None]),
     "NaN in a weight": tensor(WEIGHT, nan),
-    "infinity in a weight": tensor(WEIGHT, lambda found: found / 0),
     "NaN in a moment": tensor("optimizer.0.exp_avg_sq", nan),
-    "NaN in a step": tensor("optimizer.0.step", nan),
     "a tensor named like a path": tensor("../../../../tmp/evil", lambda found: found),
     "a tensor named over two lines": tensor("a\nb\0c", lambda found: found),
     "a folder": instead(Path.mkdir),
     "a pipe": instead(os.mkfifo),
     "a device that never ends": instead(lambda path: path.symlink_to("/dev/zero")),
     "a link to itself": instead(lambda path: path.symlink_to(path)),
-    "a link to nowhere": instead(lambda path: path.symlink_to("/nowhere/at/all")),
     "4 GiB and a byte": instead(sparse),
 }
 
@@ -224,8 +211,7 @@ def test_each_is_passed_over_for_the_good_one_before_and_the_log_says_so(
         spoil(path)
         caplog.clear()
         if path.is_dir():  # what is there is nobody's to remove
-            expected: Any = pytest.raises(OSError, match="Is a directory")
-            with expected:
+            with pytest.raises(OSError, match="Is a directory"):
                 training.train(SPEC, data, CPU, updates=12)
             continue
         training.train(SPEC, data, CPU, updates=12)
@@ -239,48 +225,33 @@ def test_each_is_passed_over_for_the_good_one_before_and_the_log_says_so(
     assert not wrong
 
 
+# What weights do not have, and what they may be: of another dtype (they are shipped in half precision), of any data.
+NOT_OF_WEIGHTS = ("rng", "moment", "step", "another dtype", "spec of", "spec with a path")
+
+
 def test_without_a_good_one_before_each_is_refused_in_one_line_and_left_as_it_is(
     folder: Callable[[str], Path], states: Path, data: DataSet, tmp_path: Path, tally: Callable[..., None]
 ) -> None:
-    wrong = []
+    """By a run that is to go on from it, and as for `--checkpoint FILE`, of which nothing is known beforehand."""
+    wrong, tried = [], 0
     for name, spoil in ALL.items():
         path = folder(name) / NAME
         shutil.copy(states / "8", path)
         spoil(path)
         before = os.lstat(path)
-        try:
-            training.train(SPEC, data, CPU, updates=12)
-            wrong.append((name, "accepted"))
-        except CheckpointError as error:
-            if "\n" in str(error) or str(path) not in str(error) or not str(error).rpartition("; ")[2]:
-                wrong.append((name, str(error)))
+        uses: list[Callable[[], object]] = [partial(training.train, SPEC, data, CPU, updates=12)]
+        if not any(part in name for part in NOT_OF_WEIGHTS):
+            uses.append(partial(trained_at, path, CPU))
+        for use in uses:
+            tried += 1
+            try:
+                use()
+                wrong.append((name, "accepted"))
+            except InputError as error:
+                if "\n" in str(error) or (use is uses[0] and str(path) not in str(error)) or "; " not in str(error):
+                    wrong.append((name, str(error)))
         if os.lstat(path).st_mtime_ns != before.st_mtime_ns or os.lstat(path).st_size != before.st_size:
             wrong.append((name, "changed"))
     assert not list(tmp_path.rglob("SENTINEL"))
-    tally(KIND, len(ALL), len(wrong))
-    assert not wrong
-
-
-# What weights do not have, and what they may be: of another dtype (they are shipped in half precision), of any data.
-NOT_OF_WEIGHTS = ("rng", "moment", "step", "another dtype", "spec of", "spec with a path")
-
-
-def test_weights_are_refused_in_one_line_too(
-    folder: Callable[[str], Path], states: Path, data: DataSet, tmp_path: Path, tally: Callable[..., None]
-) -> None:
-    """As for `--checkpoint FILE`, of which nothing is known beforehand."""
-    wrong = []
-    tried = [name for name in ALL if not any(part in name for part in NOT_OF_WEIGHTS)]
-    for name in tried:
-        path = folder(name) / NAME
-        shutil.copy(states / "8", path)
-        ALL[name](path)
-        try:
-            trained_at(path, CPU)
-            wrong.append((name, "accepted"))
-        except ValueError as error:  # InputError, which is what a command prints
-            if "\n" in str(error) or type(error).__name__ not in ("CheckpointError", "InputError"):
-                wrong.append((name, repr(error)))
-    assert not list(tmp_path.rglob("SENTINEL"))
-    tally(KIND, len(tried), len(wrong))
+    tally(KIND, tried, len(wrong))
     assert not wrong

@@ -1,19 +1,15 @@
 """Killed at any instant, the same command goes on, and ends with the weights and rows of an undisturbed run."""
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from forking import WARM, Ask, environment, outcome
+from forking import Ask, outcome
 from reliability import amount
 
 from benchmarks import scaling
@@ -91,52 +87,6 @@ def test_killed_at_each_call_of_recording_a_run_ends_as_if_it_had_not_been(
     for kind, number in kills.items():
         tally(kind, number, lost[kind])
     assert not sum(lost.values())
-
-
-def test_whole_processes_killed_at_any_instant(
-    undisturbed: dict[str, Any], tmp_path: Path, tally: Callable[..., None]
-) -> None:
-    chance = random.Random(2)
-    kills = lost = 0
-
-    def start(folder: Path) -> "subprocess.Popen[str]":
-        with open(f"{folder}.log", "a", encoding="utf-8") as log:
-            command = [sys.executable, WARM, "once"]
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, env=environment()
-            )
-        assert process.stdin is not None
-        process.stdin.write(json.dumps({"out": f"{folder}/out", "cache": f"{folder}/cache", "seed": 0}) + "\n")
-        process.stdin.close()
-        return process
-
-    def began(folder: Path, process: "subprocess.Popen[str]", number: int) -> None:
-        """Wait for the imports of the start of this number to be over, in which nothing can be lost."""
-        while process.poll() is None and Path(f"{folder}.log").read_text().count("begun\n") < number:
-            time.sleep(0.01)
-
-    process = start(tmp_path / "undisturbed")
-    began(tmp_path / "undisturbed", process, 1)
-    started = time.monotonic()
-    assert process.wait() == 0
-    seconds = time.monotonic() - started
-    assert outcome(tmp_path / "undisturbed") == undisturbed["outcome"]
-    while kills < amount(3, 40):
-        folder, before = tmp_path / str(kills), kills
-        for number in range(min(IN_A_ROW, amount(3, 40) - kills)):
-            process = start(folder)
-            began(folder, process, number + 1)
-            time.sleep(chance.uniform(0, 0.8) * seconds)
-            process.kill()
-            if process.wait() == 0:
-                seconds *= 0.8  # it was faster than the one that was measured
-                break
-            kills += 1
-        else:
-            assert start(folder).wait() == 0
-        lost += (kills - before) * (outcome(folder) != undisturbed["outcome"])
-    tally("kills (SIGKILL) of whole processes", kills, lost)
-    assert lost == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

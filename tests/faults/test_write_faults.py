@@ -157,42 +157,33 @@ def test_each_call_that_fails_leaves_the_old_file_or_the_new(
     assert not wrong
 
 
-def test_a_run_whose_disk_refuses_a_call_ends_in_one_line_and_goes_on_once_there_is_room(
+def requests(calls: int) -> Iterator[tuple[dict[str, Any], str]]:
+    """Of a run: which call is refused, or how far its files may grow, and what the system says then. By a limit the
+    kernel itself cuts a write short, as a full disk does, whatever code makes it.
+    """
+    chance = random.Random(0)
+    for _ in range(amount(10, 80)):
+        error = chance.choice([errno.ENOSPC, errno.EIO, errno.EDQUOT])
+        refused = {"call": chance.randint(1, calls), "error": error, "lasting": chance.random() < 0.5}
+        yield refused, os.strerror(error)
+    for factor in (1, 2, 4, 16)[: amount(2, 4)]:
+        yield {"limit": 4096 * factor}, "File too large"
+
+
+def test_a_run_whose_disk_refuses_a_call_or_is_full_ends_in_one_line_and_goes_on_once_there_is_room(
     ask: Ask, undisturbed: dict[str, Any], tmp_path: Path, tally: Callable[..., None]
 ) -> None:
-    chance = random.Random(0)
-    wrong = []
-    tried = amount(10, 80)
-    for number in range(tried):
+    wrong: list[Any] = []
+    for number, (request, reason) in enumerate(requests(undisturbed["calls"])):
         folder = tmp_path / str(number)
-        call = chance.randint(1, undisturbed["calls"])
-        error = chance.choice([errno.ENOSPC, errno.EIO, errno.EDQUOT])
-        answer = ask(folder, call=call, error=error, lasting=chance.random() < 0.5)
+        answer = ask(folder, **request)
         if answer["status"] != 0:  # fewer calls than were counted can fail
             said = Path(f"{folder}.log").read_text().splitlines()
-            if answer["status"] != 1 or not said[-1].startswith("error: ") or os.strerror(error) not in said[-1]:
-                wrong.append((call, answer, said[-3:]))
+            if answer["status"] != 1 or not said[-1].startswith("error: ") or reason not in said[-1]:
+                wrong.append((request, answer, said[-3:]))
         if ask(folder)["status"] != 0 or outcome(folder) != undisturbed["outcome"]:
-            wrong.append((call, answer, "another outcome"))
-    tally(KIND, tried, len(wrong))
-    assert not wrong
-
-
-def test_a_run_whose_files_may_not_grow_ends_in_one_line_and_goes_on_once_they_may(
-    ask: Ask, undisturbed: dict[str, Any], tmp_path: Path, tally: Callable[..., None]
-) -> None:
-    """The kernel itself cuts a write short, as a full disk does, whatever code makes it."""
-    wrong = []
-    limits = [4096 * factor for factor in (1, 2, 4, 16)][: amount(2, 4)]
-    for limit in limits:
-        folder = tmp_path / str(limit)
-        answer = ask(folder, limit=limit)
-        said = Path(f"{folder}.log").read_text().splitlines()
-        if answer["status"] not in (0, 1) or (answer["status"] == 1 and "File too large" not in said[-1]):
-            wrong.append((limit, answer, said[-3:]))
-        if ask(folder)["status"] != 0 or outcome(folder) != undisturbed["outcome"]:
-            wrong.append((limit, answer, "another outcome"))
-    tally(KIND, len(limits), len(wrong))
+            wrong.append((request, answer, "another outcome"))
+    tally(KIND, number + 1, len(wrong))
     assert not wrong
 
 

@@ -1,8 +1,7 @@
 """A process that has imported everything, and forks a child for each request: a small run of a job in a fraction of a
 second, killed where the request says.
 
-Requests and answers are lines of JSON on stdin and stdout. `python warm.py once` does a single job in this process
-itself.
+Requests and answers are lines of JSON on stdin and stdout.
 """
 
 import functools
@@ -40,14 +39,13 @@ TRAIN = TrainSpec(
 UPDATES = 150
 
 
-def job(out: Path, seed: int) -> Job:
+def job(out: Path) -> Job:
     """One training, and cells of two experiments on it, one of which both ask for; all but one are evaluated together,
     from draws that they share.
     """
-    train = replace(TRAIN, seed=seed)
     single = replace(EPISODE, targets_per_class=1, target_classes=1)
     memories = [EvalSpec(replace(single, shots=shots), 50, 40, threads=1) for shots in (1, 2, 3)]
-    one, both, two, alone = (Cell(train, spec, UPDATES) for spec in (*memories, EvalSpec(EPISODE, 5, 128, threads=1)))
+    one, both, two, alone = (Cell(TRAIN, spec, UPDATES) for spec in (*memories, EvalSpec(EPISODE, 5, 128, threads=1)))
     asked = [("one", one), ("one", both), ("two", both), ("two", two), ("two", alone)]
     return Job("killed", tuple(asked), out, "cpu", updates=UPDATES)
 
@@ -93,7 +91,7 @@ def die_at(call: int, after: bool) -> None:
 
 
 def run(request: dict[str, Any], mark: Mark) -> int:
-    """The job of a request (`out`, `cache` and `seed`), and its exit code."""
+    """The job of a request (`out` and `cache`), and its exit code."""
     os.environ["XDG_CACHE_HOME"] = request["cache"]
     out = Path(request["out"])
 
@@ -107,7 +105,7 @@ def run(request: dict[str, Any], mark: Mark) -> int:
     watch.VALIDATE_EVERY = 50  # type: ignore[misc]
     checkpoint.save = mark.during("saving", checkpoint.save)
     evaluated.record = mark.during("recording", evaluated.record)
-    return runner.attempt(job(out, request["seed"]), progress)
+    return runner.attempt(job(out), progress)
 
 
 def forked(request: dict[str, Any], mark: Mark) -> dict[str, Any]:
@@ -152,11 +150,6 @@ def forked(request: dict[str, Any], mark: Mark) -> dict[str, Any]:
 def main() -> None:
     torch.set_num_threads(1)
     mark = Mark()
-    if sys.argv[1:] == ["once"]:
-        request = json.loads(sys.stdin.readline())
-        Path(request["out"]).mkdir(parents=True, exist_ok=True)
-        print("begun", flush=True)
-        sys.exit(run(request, mark))
     data = load("strokes", image_size=TRAIN.image_size)
     runner.load = lambda *_, **__: data
     # the checkout does not change meanwhile, and git takes longer than the job
