@@ -89,6 +89,13 @@ def test_training_goes_on_bit_for_bit(path: Path, name: str, device: str) -> Non
     assert_equal(pack_training(*straight), pack_training(*second))
 
 
+def test_a_state_that_no_file_can_hold_is_refused_when_it_is_saved() -> None:
+    run = fresh(make=torch.optim.LBFGS)
+    run[1].step(lambda: run[0](torch.ones(2, 4)).square().mean())
+    with pytest.raises(CheckpointError, match=r"the state of LBFGS cannot be saved: '.*' of parameter 0 is a "):
+        pack_training(*run)
+
+
 def test_moments_lie_in_memory_like_their_parameter() -> None:
     def fresh() -> Run:
         torch.manual_seed(0)

@@ -101,8 +101,19 @@ def pack_training(model: Module, optimizer: torch.optim.Optimizer, generator: to
     """All tensors that a training run goes on from: "model.<name>", "optimizer.<index>.<moment>", "rng".
 
     The tensors are the live ones, not copies. Hyperparameters are left out: the spec rebuilds them.
+
+    Raises:
+        CheckpointError: if the optimizer keeps something else than tensors of its parameters (LBFGS, SparseAdam), which
+            no checkpoint can hold.
     """
     state = optimizer.state_dict()["state"]
+    for index, entry in state.items():
+        for key, value in entry.items():
+            if not isinstance(value, Tensor):
+                raise CheckpointError(
+                    f"the state of {type(optimizer).__name__} cannot be saved: {key!r} of parameter {index} is a "
+                    f"{type(value).__name__} and no tensor; train with another optimizer"
+                )
     return {
         **{f"model.{name}": tensor for name, tensor in model.state_dict().items()},
         **{f"optimizer.{index}.{key}": tensor for index, entry in state.items() for key, tensor in entry.items()},

@@ -19,6 +19,7 @@ from benchmarks.runs.build import DTYPES, build_draw, build_model, build_objecti
 from benchmarks.runs.episodes import episodes_of
 from benchmarks.runs.tasks import Progress, metric_of
 from vma.data import DataSet
+from vma.errors import InputError
 from vma.graph import WARM_UP
 from vma.objectives import Terms
 from vma.training import fit
@@ -127,7 +128,11 @@ def reset_peak(device: torch.device) -> int:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak of memory since `reset_peak`: resident memory of this process, or what torch took on a CUDA device."""
+    """Peak of memory since `reset_peak`: resident memory of this process, or what torch took on a CUDA device.
+
+    Raises:
+        InputError: on Windows, which tells neither.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
@@ -135,8 +140,10 @@ def peak_bytes(device: torch.device) -> int:
         for line in status.read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    import resource
-
+    try:
+        import resource
+    except ImportError:
+        raise InputError("wallclock measures memory as Linux and macOS tell it: leave it out on this system") from None
     # which macOS gives in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
