@@ -700,7 +700,6 @@ def named() -> dict[str, TrainSpec]:
         "vae-table1": table["vae"],
         "vma-table1-annealed": annealed(table["vma"]),
         "vma-table1-suite": table1_suite()["vma"],
-        "vma-table1-suite-again": table1_suite_again(),
         "vma-table1-finished": table1_finished(),
         "vma-table1-gmn": table1_under_gmn(),
         "vma-recall": replace(recall_training(256, grown=False), dataset=digits),
