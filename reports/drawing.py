@@ -95,7 +95,9 @@ def annotate(figure: Figure, results: Results, experiments: Iterable[str]) -> No
         dirty = ", ".join(sorted(rows[rows.dirty].variant.fillna(rows.experiment).unique()))
         notes.append(f"Made by code that differs from any commit: {dirty}.")
     legends = [*figure.legends, *filter(None, (axis.get_legend() for axis in figure.axes))]
-    if unequal := _unequal_updates(rows, " ".join(text.get_text() for one in legends for text in one.get_texts())):
+    before = rows.train_id.map({one: (results.began_from(one) or ("", 0))[1] for one in rows.train_id.unique()})
+    whole = rows.assign(updates=rows.updates + before)
+    if unequal := _unequal_updates(whole, " ".join(text.get_text() for one in legends for text in one.get_texts())):
         notes.append(unequal)
     if notes:
         room = 0.3 / figure.get_size_inches()[1]
