@@ -33,7 +33,7 @@ from vma.errors import InputError
 
 # of the training time: VMA's updates are the dearest and the table is about it
 SHARES = {"vma": 0.6, "soft": 0.3, "vae": 0.1}
-DEFAULT_TARGETS, FALLBACK_TARGETS = 100, 30
+DEFAULT_TARGETS, FALLBACK_TARGETS = 40, 30
 WHICH = ["model", "classes", "shots"]  # what tells the cells of a table apart
 
 
@@ -47,7 +47,7 @@ class Options(CommonOptions):
     """
 
     targets: int | None = None
-    """Test targets in each cell, the same in all (default: 100, on fallback data 30)."""
+    """Test targets in each cell, the same in all (default: 40, on fallback data 30)."""
     protocol: Literal["per_class", "gmn"] = "per_class"
     """per_class: that many examples of each class, without the target. gmn: that many in total, drawn with replacement.
     """
