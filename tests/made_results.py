@@ -182,7 +182,7 @@ def _add_learned(cell: Cell, metrics: Metrics, arrays: Arrays) -> None:
     shown = np.argsort(-p)[:12]
     arrays["log_pa"] = np.log(p).astype(np.float32)
     arrays["sample_addresses"] = shown
-    arrays["sample_means"] = 255 * _pictures(28, 12, 12)
+    arrays["sample_means"] = 255 * _pictures(28, len(shown), 12)
 
 
 def _sampled(cell: Cell) -> tuple[Metrics, Arrays]:

@@ -188,17 +188,17 @@ def memories(*sizes: int) -> list[Episodes]:
 
 
 def test_shared_draws_leave_the_bound_of_each_memory() -> None:
-    """Over 400 evaluations of one target the mean is that of `evaluate`, within 4 standard errors, for each memory."""
+    """Over 100 evaluations of one target the mean is that of `evaluate`, within 4 standard errors, for each memory."""
     model, cells = build(), [cell(0) for cell in memories(1, 3, 6)]
     frozen = [lambda step, episode=episode: episode for episode in cells]
-    shared = [*evaluate_memories(model, frozen, range(400), 3)]
+    shared = [*evaluate_memories(model, frozen, range(100), 3)]
     for i, cell in enumerate(frozen):
-        one, other = evaluate(model, cell, range(400, 800), 3), [scores[i] for scores in shared]
+        one, other = evaluate(model, cell, range(100, 200), 3), [scores[i] for scores in shared]
         assert np.array_equal(other[0].x_index, one.x_index[:1])
         np.testing.assert_allclose(other[0].kl_a, one.kl_a[:1], atol=1e-6)
         for metric in ("nll", "kl_z", "log_px"):
             a, b = getattr(one, metric), np.concatenate([getattr(s, metric) for s in other])
-            error = math.hypot(a.std(), b.std()) / math.sqrt(400)
+            error = math.hypot(a.std(), b.std()) / math.sqrt(100)
             assert abs(a.mean() - b.mean()) < 4 * error, (i, metric)
 
 

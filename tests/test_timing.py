@@ -86,6 +86,7 @@ def test_runs_take_turns_and_warm_up_is_not_counted(tmp_path: Path, monkeypatch:
     assert alone["fast"].tolist() == [1.0, 1.0]
 
 
+@pytest.mark.long
 def test_the_operations_of_the_plain_update_and_of_the_matrix_product() -> None:
     assert flops(matrix_product(CPU)) == 2 * 2048**3
     spec = replace(scaling_training(), dataset="strokes", path="reference")
@@ -112,6 +113,7 @@ def test_processes_make_updates_side_by_side() -> None:
         run(2, 1)
 
 
+@pytest.mark.long
 def test_all_of_it_runs_in_miniature(tmp_path: Path) -> None:
     options = ("--timing-tiny", "--timing-rounds=1", "--timing-device=cpu", f"--timing-out={tmp_path}")
     run = subprocess.run(
