@@ -83,12 +83,16 @@ def suite(train: TrainSpec, updates: int) -> TrainSpec:
     )
 
 
+def drawn(train: TrainSpec) -> TrainSpec:
+    """With 1 to 16 examples of each class, drawn anew in each episode, so that one model serves all columns."""
+    return replace(train, episode=replace(train.episode, shots=16, fewest_shots=1))
+
+
 def finished(train: TrainSpec, start: str, updates: int) -> TrainSpec:
     """The suite's recipe from the weights `start` of the paper's: no weight on KL_z, which has its place by then, and a
-    lower rate. Each episode draws 1 to 16 examples of a class, so that one model serves all columns.
+    lower rate. Examples are `drawn`.
     """
-    drawn = replace(train.episode, shots=16, fewest_shots=1)
-    return replace(suite(train, updates), start=start, learning_rate=0.003, kl_warmup=None, episode=drawn)
+    return replace(drawn(suite(train, updates)), start=start, learning_rate=0.003, kl_warmup=None)
 
 
 def updates_of(train: TrainSpec) -> int:
@@ -186,12 +190,9 @@ def table1_cells(train: TrainSpec, protocol: str, targets: int) -> list[Cell]:
 
 
 def table1_suite() -> dict[str, TrainSpec]:
-    """The three models of Table 1 by the suite's recipe. VMA sees 1 to 16 examples in training, so that one model
-    serves all columns.
-    """
+    """The three models of Table 1 by the suite's recipe; the examples of VMA's episodes are `drawn`."""
     models = {name: suite(train, SUITE_UPDATES[name]) for name, train in table1_training().items()}
-    drawn = replace(models["vma"].episode, shots=16, fewest_shots=1)
-    return models | {"vma": replace(models["vma"], episode=drawn)}
+    return models | {"vma": drawn(models["vma"])}
 
 
 def table1_suite_again() -> TrainSpec:
@@ -503,15 +504,14 @@ def tuning() -> Experiment:
             "shifted": replace(control, episode=replace(control.episode, shifted=2)),
         }
         if name == "vma":
-            drawn = replace(control.episode, shots=16, fewest_shots=1)
             variants |= {
-                "turned-drawn": replace(control, episode=replace(drawn, turned=8)),
+                "turned-drawn": drawn(replace(control, episode=turned)),
                 "turned-16-classes": replace(control, episode=replace(turned, classes=16, target_classes=8)),
             }
         if name == "soft":
             variants |= {
                 "turned-2-shots": replace(control, episode=replace(turned, shots=2)),
-                "turned-drawn": replace(control, episode=replace(turned, shots=16, fewest_shots=1)),
+                "turned-drawn": drawn(replace(control, episode=turned)),
             }
         if name == "vae":
             variants |= {
@@ -596,13 +596,13 @@ def recipes() -> Experiment:
     for train in (model, annealed(model), fast(model), fewshot_suite(), fewshot_finished()):
         few = bounds(train, EpisodeSpec(shots=4))
         figure = [cell for classes in (1, SCALING_CLASSES[-1]) for cell in memories(train, classes, 4)]
-        cells += [replace(cell, updates=train.decay_updates or UPDATES["vma"]) for cell in (*few, *figure)]
+        cells += [*few, *figure]
     table = table1_training()["vma"]
     corners = [(c, n) for c in (TABLE1_CLASSES[0], TABLE1_CLASSES[-1]) for n in (TABLE1_SHOTS[0], TABLE1_SHOTS[-1])]
     for train in (table, annealed(table)):
         for cell in table1_cells(train, "per_class", 1000):
             if (cell.eval.episode.classes, cell.eval.episode.shots) in corners:
-                cells.append(replace(cell, updates=train.decay_updates or UPDATES["vma"]))
+                cells.append(cell)
     return Experiment("recipes", "5A, 4B, Table 1", "other recipes beside the paper's", tuple(cells))
 
 
