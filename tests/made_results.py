@@ -64,7 +64,7 @@ def make_results(folder: Path, smoke: bool = False) -> Path:
                 metrics, arrays = _evaluated(name, cell)
                 row = ORIGIN | cell.row() | {"experiment": name, "updates": cell.updates or 0, "targets": "all"}
                 row |= {"train_id": cell.train.train_id, "eval_id": cell.eval.eval_id}
-                row["dirty"] = (name, cell.variant) == ("ablations", "lr1e-4")
+                row["dirty"] = (name, cell.variant) == ("ablations", "inner")
                 rows += [row | metric for metric in metrics]
                 specs |= {cell.train.train_id: identity(cell.train), cell.eval.eval_id: identity(cell.eval)}
                 if cell.updates:
@@ -124,9 +124,9 @@ def _numbers(name: str, cell: Cell) -> tuple[float, float, float]:
     if model == "soft":
         worse = (0.8 if train.episode.classes == 2 else 0.4) * 3 * classes - 0.3 * shots
         return 76 + 2 * (train.episode.classes == 8) + worse + (train.read == "images") + more, 0.0, 25.0
-    change = {"flat-prior": 0.2, "inner": 0.6, "cosine": 4.1, "tied": -0.3, "geometric": 0.1, "classes32": -0.6}
+    change = {"flat-prior": 0.2, "inner": 0.6, "cosine": 4.1, "tied": -0.3, "classes32": -0.6}
     nll = 78 - 1.5 * shots + 0.3 * abs(seen - shots) + 1.05 * np.log(2) * classes + more
-    return nll + (change | {"lr1e-4": 3.0}).get(cell.variant or "", 0), 0.3 + 0.55 * tested, 27 - 1.5 * shots
+    return nll + change.get(cell.variant or "", 0), 0.3 + 0.55 * tested, 27 - 1.5 * shots
 
 
 def _evaluated(name: str, cell: Cell) -> tuple[Metrics, Arrays]:

@@ -143,7 +143,7 @@ def test_the_lookup_shows_the_first_two_targets_of_different_classes(made: Resul
 
 
 def test_dirty_rows_and_stand_in_data_are_said_on_the_figure(made: Results) -> None:
-    assert "Made by code that differs from any commit: lr1e-4." in words_of(drawn(made, "ablations"))
+    assert "Made by code that differs from any commit: inner." in words_of(drawn(made, "ablations"))
     assert "differs from any commit" not in words_of(drawn(made, "5a"))
     rows = made.rows.assign(dataset=made.rows.dataset.replace("mnist_larochelle", "mnist_gmn"))
     words = words_of(drawn(replace(made, rows=rows), "learned-mnist"))

@@ -123,7 +123,7 @@ def test_ablations_are_differences_to_the_control_and_dirty_rows_are_marked(made
     assert cosine.difference_seeds.item() == pytest.approx((nll["cosine"] - nll["control"],), abs=1e-4)
     grid = tables.TABLES["ablations"].grid(frame)
     assert grid.variant.iloc[0] == "control"
-    assert dict(zip(grid.variant, grid[""], strict=True))["lr1e-4"] == "*"
+    assert dict(zip(grid.variant, grid[""], strict=True))["inner"] == "*"
     assert (grid[""] == "*").sum() == 2
     assert "* made by code" in title(made, "ablations")
     assert "* made by code" not in title(made, "scaling")

@@ -15,9 +15,7 @@ VARIANT_NAMES = {
     "inner": "inner product",
     "cosine": "cosine",
     "tied": "tied embeddings",
-    "geometric": "geometric leave-one-out",
     "classes32": "32 classes a minibatch",
-    "lr1e-4": "learning rate 1e-4",
 }
 
 
