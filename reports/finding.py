@@ -48,6 +48,11 @@ class Finder:
         self.results, self.experiment = results, experiment
         self.rows = results.of(experiment)
         self.stand_in = ", ".join(stand_ins(self.rows))
+        # claims ask for hundreds of cells, for which a frame is slow
+        self._of_metric: dict[str, list[dict[str, Any]]] = {}
+        for row in records(self.rows):
+            if row["targets"] == "all":
+                self._of_metric.setdefault(row["metric"], []).append(row)
 
     def __call__(self, metric: str, **keys: Any) -> Measured:
         """The metric of the cell with these keys: of the runs with most updates, the mean over their seeds.
@@ -56,12 +61,14 @@ class Finder:
             Missing: if there is no such row.
         """
         wanted = _in_a_smoke_run(self.experiment, keys) if self.results.smoke else keys
-        rows = select(self.rows, metric=metric, targets="all", **wanted)
-        if rows.empty:
+        rows = [row for row in self._of_metric.get(metric, ()) if all(row[key] == wanted[key] for key in wanted)]
+        if not rows:
             words = ", ".join(_named(*pair) for pair in wanted.items())
             raise Missing(f"{self.experiment}: {metric} of {words}")
-        rows = rows[rows.updates == rows.updates.max()].sort_values(["n", "created"])
-        found = records(rows.drop_duplicates("train_seed", keep="last").sort_values("train_seed"))
+        most = max(row["updates"] for row in rows)
+        longest = sorted((row for row in rows if row["updates"] == most), key=lambda row: (row["n"], row["created"]))
+        by_seed = {int(row["train_seed"]): row for row in longest}  # of one seed the last counts
+        found = [by_seed[seed] for seed in sorted(by_seed)]
         return self._measured([(int(row["train_seed"]), row["value"], row["stderr"]) for row in found], found)
 
     def minus(self, first: Measured, second: Measured) -> Measured:

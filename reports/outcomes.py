@@ -1,8 +1,9 @@
 """What became of every number of the paper: ours beside it, the verdict, and the rows behind both."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import pandas as pd
@@ -32,7 +33,8 @@ def assess(results: Results) -> list[Outcome]:
 
 def assess_recipe(results: Results) -> list[Outcome]:
     """What became of every number by the recipe that `results` are of alone, without notes."""
-    return [_outcome(results, row) for row in results.paper.to_dict("records")]
+    find = cache(partial(Finder, results))
+    return [_outcome(results, row, find) for row in results.paper.to_dict("records")]
 
 
 def _by_either(paper: Outcome, suite: Outcome | None = None) -> Outcome:
@@ -47,7 +49,7 @@ def _by_either(paper: Outcome, suite: Outcome | None = None) -> Outcome:
     return replace(suite, beside=(beside, *suite.beside))
 
 
-def _outcome(results: Results, paper: Mapping[Any, Any]) -> Outcome:
+def _outcome(results: Results, paper: Mapping[Any, Any], finder: Callable[[str], Finder]) -> Outcome:
     def text(key: str) -> str:
         return "" if pd.isna(paper[key]) else str(paper[key])
 
@@ -69,7 +71,7 @@ def _outcome(results: Results, paper: Mapping[Any, Any]) -> Outcome:
     )
     if claim is None:
         return outcome
-    find = Finder(results, claim.experiment)
+    find = finder(claim.experiment)
     outcome = replace(outcome, reason=claim.reason, command=_command(find, ()))
     not_run: Verdict = "quoted" if text("model") in QUOTED else "not run"
     if find.rows.empty:

@@ -1,7 +1,6 @@
 """What every test runs under: shapes checked, one thread, a cache of its own; CUDA tests only where there is CUDA."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import hypothesis
 import pytest
 import torch
 from jaxtyping import install_import_hook
-from reliability import KINDS, Counts, table, write_counts
 
 # Before anything imports these packages: a function compiled without the hook is never checked.
 install_import_hook(["vma", "baselines"], "beartype.beartype")
@@ -19,44 +17,7 @@ torch.set_num_threads(1)
 
 # The hook makes a first example slow, which a deadline would report as flaky; the same examples in each run, for CI.
 hypothesis.settings.register_profile("vma", deadline=None, derandomize=True)
-hypothesis.settings.register_profile("full", hypothesis.settings.get_profile("vma"), max_examples=1000)
-hypothesis.settings.load_profile("full" if os.environ.get("VMA_FAULTS") == "full" else "vma")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--reliability", type=Path, metavar="FILE", help="put the counts of tests/faults into this page")
-
-
-@pytest.fixture
-def tally(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """tally(kind, tried, lost=0): what tests/faults tried and lost, summed over all tests and processes at the end."""
-
-    def count(kind: str, tried: int, lost: int = 0) -> None:
-        assert kind in KINDS, f"{kind!r} is none of {', '.join(KINDS)}"
-        request.node.user_properties.append(("tally", [kind, tried, lost]))
-
-    return count
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    counts: Counts = {}
-    seconds = 0.0
-    for report in (report for reports in terminalreporter.stats.values() for report in reports):
-        if "faults/" not in getattr(report, "nodeid", "") or not isinstance(report, pytest.TestReport):
-            continue
-        seconds += report.duration
-        if report.when != "call":  # each phase of a test repeats its properties
-            continue
-        for name, value in report.user_properties:
-            if name == "tally":
-                kind, tried, lost = value
-                before = counts.get(kind, (0, 0))
-                counts[kind] = (before[0] + tried, before[1] + lost)
-    if counts:
-        terminalreporter.section("tried, and lost")
-        terminalreporter.write_line(table(counts, seconds))
-    if (path := config.getoption("--reliability")) is not None:
-        write_counts(path, counts, seconds)
+hypothesis.settings.load_profile("vma")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_results import make_results
 
 from reports import drawing, figures, page
 from reports.outcomes import assess
-from reports.results import read_results
+from reports.results import Results
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the extra test")
 wait = pytest.importorskip("selenium.webdriver.support.wait", reason="needs selenium, of the extra test")
@@ -30,17 +29,16 @@ PHONE, DESKTOP = (390, 844), (1280, 900)
 
 
 @pytest.fixture(scope="module")
-def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def html(made: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with every claim, the lookups, and two of the figures, since drawing takes its time."""
     folder = tmp_path_factory.mktemp("page")
-    results = read_results(make_results(folder / "results"))
     drawings = {}
     for name in ("4a", "5a"):
-        figure = figures.FIGURES[name].draw(results)
+        figure = figures.FIGURES[name].draw(made)
         assert figure is not None
         drawings[name] = drawing.save(figure, folder, name)[0].read_text(encoding="utf-8")
     path = folder / "index.html"
-    path.write_text(page.render(results, assess(results), drawings), encoding="utf-8")
+    path.write_text(page.render(made, assess(made), drawings), encoding="utf-8")
     return path
 
 

@@ -5,11 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from benchmarks import compare_paths, memory_size, run, scaling, table1
+from benchmarks import memory_size, run, scaling, table1
 from benchmarks.declare import experiments
 from benchmarks.plan.cli import run_command
 from benchmarks.record import store
@@ -77,8 +76,6 @@ MISTAKES = {  # some of those that tests/faults makes at random, and what it has
     "an unknown data set": (table1, ["--dataset", "cifar"], "no such data set"),
     "an empty folder": (table1, ["--dataset", "folder:{tmp}", "--image-size", "8"], "at least 3 are needed"),
     "no checkpoint": (memory_size, [], "--checkpoint is needed"),
-    "a seed twice": (compare_paths, ["--dataset", "strokes", "--seeds", "1", "1"], "--seeds"),
-    "one path of two": (compare_paths, ["--dataset", "strokes", "--reference"], "--reference"),
 }
 
 
@@ -139,22 +136,6 @@ def test_the_fallback_is_taken_only_when_asked_for(
     assert lines[0].startswith(BUILT_IN)
     assert "omniglot_gmn is nowhere" in lines[0]
     assert {row["dataset"] for row in store.read_rows(tmp_path / "table1.jsonl")} == {"strokes"}
-
-
-def test_paths_compares_both_on_the_same_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In float32 both are one computation, and after two updates still one run."""
-    arguments = ["--dataset", "strokes", *TINY, "--dtype", "float32", "--seeds", "0", "1", "--out", str(tmp_path)]
-    assert call(compare_paths, *arguments) == 0
-    frame = pd.read_csv(tmp_path / "paths.csv")
-    assert frame.path.tolist() == ["fast", "reference"] * 2
-    assert frame.seed.tolist() == [0, 0, 1, 1]
-    assert set(frame.updates) == {2}
-    assert set(frame.n) == {32}
-    np.testing.assert_allclose(frame.nll[::2], frame.nll[1::2], atol=1e-2)
-    printed = capsys.readouterr().out
-    assert "| mean |" in printed
-    assert "Standard deviation between seeds" in printed
-    assert BUILT_IN in printed
 
 
 def test_the_reference_path_can_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

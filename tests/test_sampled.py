@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +12,6 @@ import baselines.sampled
 import vma.sampled
 from baselines import SoftAttentionVAE
 from baselines.sampled import SampledGradientSoftAttention
-from benchmarks import gradient_bias
 from benchmarks.declare.spec import TrainSpec, identity
 from benchmarks.runs import build
 from vma import ConvSizes, MLPSizes, Terms, VariationalMemoryAddressing, iwae, vimco
@@ -303,21 +300,3 @@ def test_what_cannot_be_sampled_is_refused(fields: dict[str, Any], message: str)
     with pytest.raises(InputError) as caught:
         build.build_model(replace(TINY, **fields), STROKES, CPU)
     assert str(caught.value).startswith(message)
-
-
-# --- the study
-
-
-def test_the_study_measures_no_bias(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    size = ["--dataset", "strokes", "--image-size", "8", "--threads", "1", "--targets", "8"]
-    chosen = ["--memory-size", "40", "80", "--gradient-entries", "4", "40", "--repeats", "3"]
-    assert gradient_bias.main([*size, *chosen, "--out", str(tmp_path)]) == 0
-    frame = pd.read_csv(tmp_path / "gradient_bias.csv")
-    assert len(frame) == (1 + 2) * 2 * (2 + 3)  # 40 of 40 entries are no sample; proposals; parts of both models
-    assert (frame.bound_difference < 1e-3).all()
-    assert (frame.relative_bias < 5 * frame.relative_bias_expected_from_repeats + 1e-4).all()
-    assert (frame.relative_sd > 0).all()
-    assert set(frame.updates) == {0}
-    printed = capsys.readouterr().out
-    assert printed.count("BUILT-IN CHARACTERS (strokes), NOT THE PAPER'S DATA") == 3
-    assert printed.count("| vma |") == 12

@@ -10,7 +10,7 @@ import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
@@ -266,12 +266,12 @@ class TrainSpec:
             numbers = self.learned_entries * math.prod(shape)
             check_whole("learned_entries x memory_shape", numbers, 1, MOST_NUMBERS)
 
-    @property
+    @cached_property
     def train_id(self) -> str:
         """The hash that names the run in rows."""
         return spec_id(identity(self))
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """The hash by which a run goes on: with other `SETTINGS`, as on another machine, it is the same run."""
         return spec_id({k: v for k, v in identity(self).items() if k not in SETTINGS})
@@ -289,7 +289,7 @@ class TrainSpec:
         """Whether the model reads the memory of an episode: a plain VAE has none, and a learned one is its own."""
         return self.model != "vae" and self.learned_entries is None
 
-    @property
+    @cached_property
     def science_id(self) -> str:
         """The hash of what decides the numbers up to rounding: all but the path, the precision and the number of
         threads.
@@ -374,7 +374,7 @@ class EvalSpec:
         """The episodes that hold at least `targets` targets."""
         return range(-(-self.targets // self.episode.num_targets))
 
-    @property
+    @cached_property
     def eval_id(self) -> str:
         """The hash that names the evaluation."""
         return spec_id(identity(self))

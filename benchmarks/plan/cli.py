@@ -1,5 +1,6 @@
 """What all commands share: options, one-line errors with exit codes, data with its fallback, and the device."""
 
+import os
 import re
 import shlex
 import signal
@@ -24,7 +25,7 @@ from vma.errors import DataUnavailable, InputError, check_number, check_whole
 from vma.hardware import keep_freed_memory
 from vma.training import NonFiniteBound
 
-THREADS = torch.get_num_threads()  # at the start: all cores that this process may use, or OMP_NUM_THREADS
+CORES = torch.get_num_threads()  # at the start: all that this process may use, or OMP_NUM_THREADS
 STOPPED = "stopped; the state of training and the rows of finished cells are kept"
 DEFAULT_MINUTES, FALLBACK_MINUTES = 15.0, 3.0
 MOST_MINUTES = 525_600.0  # a year
@@ -62,7 +63,7 @@ class EvaluationOptions(DataOptions):
     other code for it, and go in float32).
     """
     threads: int | None = None
-    """CPU threads (default: all that this process may use)."""
+    """CPU threads (default: as many as cores were idle in the last minute, at least 1)."""
     out: Path = Path("reproduced")
     """Folder for rows and tables."""
     again: bool = False
@@ -315,8 +316,11 @@ def resolve_dtype(options: EvaluationOptions, device: torch.device) -> str:
 
 
 def resolve_threads(options: EvaluationOptions) -> int:
-    """CPU threads."""
-    return options.threads or THREADS
+    """CPU threads: those asked for, else one for each idle core. Threads wait for each other at every operation, so
+    that one too many on a busy machine makes all of them many times slower.
+    """
+    idle = (os.cpu_count() or 1) - int(os.getloadavg()[0])
+    return options.threads or max(1, min(idle, CORES))
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -20,9 +20,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from reliability import amount
 
-from benchmarks import compare_paths, gradient_bias, memory_size, run, samples, scaling, table1
+from benchmarks import memory_size, run, samples, scaling, table1
 from benchmarks.declare import experiments
 from benchmarks.declare.experiments import Experiment
 from benchmarks.declare.spec import Cell, EvalSpec, TrainSpec
@@ -37,7 +36,6 @@ from vma import data
 from vma.data.episodes import EpisodeSpec
 from vma.errors import DataUnavailable
 
-KIND = "command lines of any flags"
 CPU = torch.device("cpu")
 EPISODE = EpisodeSpec(classes=2, targets_per_class=1, shots=1)
 TINY = TrainSpec(dataset="strokes", image_size=8, network="tiny-mlp", episode=EPISODE, num_samples=2, threads=1)
@@ -65,11 +63,6 @@ COMMANDS: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
     "scaling": (scaling, ("--updates", "1", "--targets", "2")),
     "memory-size": (memory_size, ("--checkpoint", "{weights}", "--targets", "2")),
     "samples": (samples, ("--checkpoint", "{weights}", "--out", "out.png")),
-    "compare-paths": (compare_paths, ("--updates", "1", "--targets", "1", "--seeds", "0")),
-    "gradient-bias": (
-        gradient_bias,
-        ("--memory-size", "8", "--gradient-entries", "4", "--repeats", "2", "--targets", "8"),
-    ),
     "run": (run, ("one", "--dry-run")),
     "reports": (reports, ("--results", "empty", "--out", "out")),
 }
@@ -88,8 +81,6 @@ GOOD = {
     "--models": ("vma", "soft", "vae"),
     "--protocol": ("gmn", "per_class"),
     "--memory-size": ("2", "8", "2000"),
-    "--gradient-entries": ("4", "1500"),
-    "--repeats": ("2",),
     "--targets": ("2", "8", "16"),
     "--executor": ("local", "dask"),
     "--minutes": ("1", "0.001"),
@@ -129,8 +120,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
             patch.setattr(module, "ROOT", root)
         patch.setattr(weights, "WEIGHTS", root / "weights")
         patch.setattr(table1, "table1_training", lambda: trained)
-        for module in (scaling, compare_paths, gradient_bias):
-            patch.setattr(module, "scaling_training", lambda: TINY)
+        patch.setattr(scaling, "scaling_training", lambda: TINY)
         patch.setattr(scaling, "SCALING_CLASSES", (1, 2))
         for name, value in (("CLASSES", (1, 2)), ("SHOTS", (1,)), ("NUM_SAMPLES", 3)):
             patch.setattr(experiments, f"TABLE1_{name}", value)
@@ -241,26 +231,21 @@ def command_lines(module: ModuleType, start: Sequence[str], places: dict[str, Pa
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_any_command_line_runs_or_costs_one_line(
-    name: str, places: dict[str, Path], tally: Callable[..., None]
-) -> None:
+def test_any_command_line_runs_or_costs_one_line(name: str, places: dict[str, Path]) -> None:
     (module, start), wrong, tried = COMMANDS[name], [], []
 
     @given(command_lines(module, start, places))
-    @settings(max_examples=amount(60, 800))
+    @settings(max_examples=60)
     def attempt(argv: list[str]) -> None:
         tried.append(argv)
         if found := complaint(module, argv):
             wrong.append(f"{argv}: {found}")
 
     attempt()
-    tally(KIND, len(tried), len(wrong))
     assert not wrong, "\n".join(wrong[:20])
 
 
-def test_a_sweep_takes_any_name_of_a_folder(
-    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tally: Callable[..., None]
-) -> None:
+def test_a_sweep_takes_any_name_of_a_folder(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """What its processes are told, log and write, for names with line ends, quotes and bytes that are no UTF-8."""
     one = Experiment("one", "", "", (Cell(replace(TINY, model="vae"), EvalSpec(EPISODE, 2, 2), 1),))
     monkeypatch.setattr(run, "EXPERIMENTS", {"one": lambda: one})
@@ -270,6 +255,5 @@ def test_a_sweep_takes_any_name_of_a_folder(
         with contextlib.redirect_stdout(io.StringIO()):
             code = run.main([*argv, "--out", str(out)])
         rows = store.read_rows(out / "one.jsonl")
-        lost = code != 0 or {row["metric"] for row in rows} != {"nll", "kl_a", "kl_z", "log_px"}
-        tally(KIND, 1, int(lost))
-        assert not lost, (code, rows)
+        assert code == 0
+        assert {row["metric"] for row in rows} == {"nll", "kl_a", "kl_z", "log_px"}

@@ -8,22 +8,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from reliability import amount
 from test_sweep import BROKEN, CPU, ROOT, TINY, TRAIN, VAE, cell, command, declare, read, rows, until
 
 from benchmarks import run
 from benchmarks.execute import sweep
 from benchmarks.runs.states import run_folder
 
-JOBS = amount(2, 6)
-KILLS = amount(1, 2)  # of each job, which is then tried again as often as `--retries` says by default
+JOBS = 2
+KILLS = 1  # of each job, which is then tried again as often as `--retries` says by default
 GOOD = [replace(spec, seed=seed, threads=1) for seed in range(JOBS // 2) for spec in (TRAIN, VAE)]
 BAD = replace(BROKEN, threads=1)
 
@@ -94,7 +93,7 @@ def killer(out: Path, chance: random.Random) -> Iterator[list[int]]:
 
 
 def test_killed_workers_are_tried_again_and_a_job_that_always_dies_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tally: Callable[..., None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = declare("good", *(cell(spec) for spec in GOOD))
     monkeypatch.setattr(run, "EXPERIMENTS", {"good": good, "mixed": declare("mixed", cell(BAD), *good().cells)})
@@ -115,10 +114,7 @@ def test_killed_workers_are_tried_again_and_a_job_that_always_dies_is_reported(
     said = capsys.readouterr()
     found = rows(tmp_path / "out", "mixed")
     wanted = [row | {"experiment": "mixed"} for row in rows(tmp_path / "undisturbed", "good")]
-    lost = sum(row not in found for row in wanted)
-    tally("kills (SIGKILL) of whole processes", len(killed), lost)
-    tally("jobs of sweeps in which others die", JOBS, lost)
-    assert lost == 0
+    assert all(row in found for row in wanted)
     assert len(found) == len(wanted)
     assert code == 1
     # one may have been killed as it ended by itself

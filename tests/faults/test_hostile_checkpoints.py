@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from reliability import amount
 
 from benchmarks.declare.spec import TrainSpec, identity
 from benchmarks.runs import training
@@ -25,7 +24,6 @@ from vma.data.episodes import EpisodeSpec
 from vma.errors import InputError
 
 CPU = torch.device("cpu")
-KIND = "hostile checkpoints"
 EPISODE = EpisodeSpec(classes=4, targets_per_class=2, shots=2)
 SPEC = TrainSpec(recipe="smoke", dataset="strokes", image_size=8, network="tiny-mlp", episode=EPISODE, threads=1)
 NAME = "checkpoint.safetensors"
@@ -176,7 +174,7 @@ def damaged(number: int) -> Spoil:
     return raw(change)
 
 
-ALL = HOSTILE | {f"damage {number}": damaged(number) for number in range(amount(20, 400))}
+ALL = HOSTILE | {f"damage {number}": damaged(number) for number in range(20)}
 
 
 @pytest.fixture
@@ -194,12 +192,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
 
 
 def test_each_is_passed_over_for_the_good_one_before_and_the_log_says_so(
-    folder: Callable[[str], Path],
-    states: Path,
-    data: DataSet,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    tally: Callable[..., None],
+    folder: Callable[[str], Path], states: Path, data: DataSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "vma")
     wanted = weights(states / "12")
@@ -221,7 +214,6 @@ def test_each_is_passed_over_for_the_good_one_before_and_the_log_says_so(
         if weights(path) != wanted:
             wrong.append((name, "other weights"))
     assert not list(tmp_path.rglob("SENTINEL"))
-    tally(KIND, len(ALL), len(wrong))
     assert not wrong
 
 
@@ -230,7 +222,7 @@ NOT_OF_WEIGHTS = ("rng", "moment", "step", "another dtype", "spec of", "spec wit
 
 
 def test_without_a_good_one_before_each_is_refused_in_one_line_and_left_as_it_is(
-    folder: Callable[[str], Path], states: Path, data: DataSet, tmp_path: Path, tally: Callable[..., None]
+    folder: Callable[[str], Path], states: Path, data: DataSet, tmp_path: Path
 ) -> None:
     """By a run that is to go on from it, and as for `--checkpoint FILE`, of which nothing is known beforehand."""
     wrong, tried = [], 0
@@ -253,5 +245,4 @@ def test_without_a_good_one_before_each_is_refused_in_one_line_and_left_as_it_is
         if os.lstat(path).st_mtime_ns != before.st_mtime_ns or os.lstat(path).st_size != before.st_size:
             wrong.append((name, "changed"))
     assert not list(tmp_path.rglob("SENTINEL"))
-    tally(KIND, tried, len(wrong))
     assert not wrong

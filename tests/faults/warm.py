@@ -4,9 +4,7 @@ second, killed where the request says.
 Requests and answers are lines of JSON on stdin and stdout.
 """
 
-import functools
 import json
-import mmap
 import os
 import resource
 import signal
@@ -24,13 +22,11 @@ from forking import CALLS, intercept, refusal
 from benchmarks.declare.spec import Cell, EvalSpec, TrainSpec
 from benchmarks.execute import runner
 from benchmarks.plan.jobs import Job
-from benchmarks.record import evaluated, store
+from benchmarks.record import store
 from benchmarks.runs import training, watch
-from vma import checkpoint
 from vma.data import load
 from vma.data.episodes import EpisodeSpec
 
-PHASES = ("loading", "training", "saving", "evaluating", "recording")
 REFUSED = ("open", "write", "fsync", "replace", "mkdir")  # those that a disk may refuse
 EPISODE = EpisodeSpec(classes=4, targets_per_class=2, shots=2)
 TRAIN = TrainSpec(
@@ -50,31 +46,6 @@ def job(out: Path) -> Job:
     return Job("killed", tuple(asked), out, "cpu", updates=UPDATES)
 
 
-class Mark:
-    """What the run is doing, in memory that outlives it."""
-
-    def __init__(self) -> None:
-        self.memory = mmap.mmap(-1, 1)
-
-    def __call__(self, phase: str) -> None:
-        self.memory[0] = PHASES.index(phase)
-
-    def read(self) -> str:
-        return PHASES[self.memory[0]]
-
-    def during(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def marked(*arguments: Any, **options: Any) -> Any:
-            before = self.read()
-            self(phase)
-            try:
-                return function(*arguments, **options)
-            finally:
-                self(before)
-
-        return marked
-
-
 def die_at(call: int, after: bool) -> None:
     """Die by SIGKILL at a call of `CALLS`, before it or after it; of a write that is cut short, half is done."""
 
@@ -90,25 +61,22 @@ def die_at(call: int, after: bool) -> None:
     intercept(CALLS, before_it, after_it)
 
 
-def run(request: dict[str, Any], mark: Mark) -> int:
+def run(request: dict[str, Any]) -> int:
     """The job of a request (`out` and `cache`), and its exit code."""
     os.environ["XDG_CACHE_HOME"] = request["cache"]
     out = Path(request["out"])
 
     def progress(phase: str, done: int, total: int | None) -> None:
-        mark({"load": "loading", "train": "training"}.get(phase, "evaluating"))
         if phase == "train" and done == request.get("update"):
             os.kill(os.getpid(), request["signal"])
 
     training.SAVE_SECONDS = 0.05  # type: ignore[misc]
     watch.LOG_EVERY = 10  # type: ignore[misc]
     watch.VALIDATE_EVERY = 50  # type: ignore[misc]
-    checkpoint.save = mark.during("saving", checkpoint.save)
-    evaluated.record = mark.during("recording", evaluated.record)
     return runner.attempt(job(out), progress)
 
 
-def forked(request: dict[str, Any], mark: Mark) -> dict[str, Any]:
+def forked(request: dict[str, Any]) -> dict[str, Any]:
     """Run a request in a child; kill it after `seconds` or at call number `call` if the request has one."""
     child = os.fork()
     if child == 0:
@@ -125,7 +93,7 @@ def forked(request: dict[str, Any], mark: Mark) -> dict[str, Any]:
                 die_at(request["call"], request["after"])
             if "limit" in request:  # as of a quota: a write takes a part, and the next one none
                 resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], resource.RLIM_INFINITY))
-            code = run(request, mark)
+            code = run(request)
             if "limit" not in request:
                 Path(request["log"]).with_suffix(".calls").write_text(str(counted[0]), encoding="ascii")
         except SystemExit as stop:
@@ -144,20 +112,18 @@ def forked(request: dict[str, Any], mark: Mark) -> dict[str, Any]:
         # a child that has ended is a zombie until it is waited for: the signal finds nobody else
         os.kill(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return {"status": status, "phase": mark.read(), "seconds": time.monotonic() - started}
+    return {"status": status, "seconds": time.monotonic() - started}
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    mark = Mark()
     data = load("strokes", image_size=TRAIN.image_size)
     runner.load = lambda *_, **__: data
     # the checkout does not change meanwhile, and git takes longer than the job
     state = store.code_state(store.ROOT)
     training.code_state = store.code_state = lambda root: state
     for line in sys.stdin:
-        mark("loading")
-        print(json.dumps(forked(json.loads(line), mark)), flush=True)
+        print(json.dumps(forked(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":
