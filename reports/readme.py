@@ -22,8 +22,14 @@ from reports.tables import TABLES, markdown, title
 from reports.verdicts import VERDICTS, Outcome
 
 COLOURS_OF_A_PICTURE = 128  # which keep a PNG below 300 kB
-# Pictures: the name of the file, and the figure that it is.
-PICTURES = {"samples": "4a", "lookup": "3", "scaling": "5a", "table1": "table1", "wallclock": "wallclock"}
+# Pictures: the name of the file, the figure that it is, and of which recipe (a key of `Results.recipes`).
+PICTURES = {
+    "samples": ("4a", f"-{SUITE}"),
+    "lookup": ("3", f"-{SUITE}"),
+    "scaling": ("5a", ""),
+    "table1": ("table1", ""),
+    "wallclock": ("wallclock", ""),
+}
 
 # Where it stands: what, and the ids of the numbers of the paper that it is.
 STANDS = (
@@ -211,12 +217,13 @@ def pictures(results: Results, folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, key in PICTURES.items():
+    for name, (key, recipe) in PICTURES.items():
         spec, path = figures.FIGURES[key], folder / f"{name}.png"
-        rows = inputs.of_rows(results, spec.experiments)
+        part = results.recipes.get(recipe, results)
+        rows = inputs.of_rows(part, spec.experiments)
         if path.exists() and rows_of(path) == rows:
             paths.append(path)
-        elif (figure := spec.draw(results)) is not None:
+        elif (figure := spec.draw(part)) is not None:
             paths.append(path)
             path.write_bytes(_small(drawing.png(figure), rows))
     return paths

@@ -15,7 +15,7 @@ STANDARD_ERRORS = 2.0  # these or TOLERANCE, whichever is larger, is still "repr
 JUDGED = ("mnist_gmn",)
 
 Verdict = Literal["not reproduced", "near", "reproduced", "other data", "not run", "quoted"]
-# In the order of a reader's interest: what is not reproduced comes first.
+# In the order in which pages list them
 VERDICTS: tuple[Verdict, ...] = ("not reproduced", "near", "reproduced", "other data", "not run", "quoted")
 MEANINGS: dict[Verdict, str] = {
     "not reproduced": f"worse than the paper's by more than {NEAR:g} nats (points of accuracy)",
