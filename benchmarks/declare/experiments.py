@@ -40,7 +40,7 @@ FAST_UPDATES = 20_000
 ANNEALING_UPDATES = 10_000  # in which a rate that was constant comes down to zero
 CHOICE_UPDATES = 5_000
 TUNING_UPDATES = 4_000
-SUITE_UPDATES = {"vma": 12_000, "soft": 10_000, "vae": 6_000}
+SUITE_UPDATES = {"vma": 12_000, "soft": 8_000, "vae": 6_000}
 SUITE_START = "vma-table1-suite-12000"  # Table 1's VMA by the suite's recipe, which a second cosine goes on from
 SUITE_AGAIN_UPDATES = 8_000
 FEWSHOT_SUITE_UPDATES = 9_000
@@ -530,7 +530,9 @@ def tuning() -> Experiment:
             Cell(train, EvalSpec(EpisodeSpec(), 4, 1000, split="validation"), TUNING_UPDATES, f"{name}-{variant}")
             for variant, train in variants.items()
         ]
-    lengths = {"vma-12000": table1_suite()["vma"], "vma-8000-more": table1_suite_again()}
+    ours = table1_suite()
+    lengths = {f"{name}-{SUITE_UPDATES[name]}": train for name, train in ours.items()}
+    lengths["vma-8000-more"] = table1_suite_again()
     cells += [
         Cell(train, EvalSpec(EpisodeSpec(), 4, 1000, split="validation"), updates_of(train), name)
         for name, train in lengths.items()
@@ -702,6 +704,8 @@ def named() -> dict[str, TrainSpec]:
         "vae-table1": table["vae"],
         "vma-table1-annealed": annealed(table["vma"]),
         "vma-table1-suite": table1_suite()["vma"],
+        "soft-table1-suite": table1_suite()["soft"],
+        "vae-table1-suite": table1_suite()["vae"],
         "vma-table1-finished": table1_finished(),
         "vma-table1-gmn": table1_under_gmn(),
         "vma-recall": replace(recall_training(256, grown=False), dataset=digits),
