@@ -46,7 +46,7 @@ SUITE_AGAIN_UPDATES = 8_000
 FEWSHOT_SUITE_UPDATES = 9_000
 # The paper's recipe of longest training, which `finished` goes on from, and the updates that it then takes
 FINISHING = {"table1": ("vma-table1-annealed-70000", 4_000), "fewshot": ("vma-fewshot-60000", 3_000)}
-ESTIMATOR_UPDATES = {"started": 1_000, "scratch": 3_000}
+ESTIMATOR_UPDATES = {"started": 400, "scratch": 1_000}
 ESTIMATOR_START = "vma-table1-60000"  # Table 1's VMA by the paper's recipe
 CHOICE_SAMPLES = (1, 4, 16, 64, 256, 1000)  # values of K
 SMOKE_UPDATES = 10
