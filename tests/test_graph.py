@@ -71,7 +71,8 @@ CASES: dict[str, Cast] = {
     "vae": (lambda: PlainVAE(CONV), iwae, PER_CLASS),
 }
 EXACT = 2**-7  # a learning rate that float32 holds exactly
-each = pytest.mark.parametrize("name", CASES)
+FEW = ("vma", "set", "learned memory", "soft, features", "vae")  # which are no long test
+each = pytest.mark.parametrize("name", [n if n in FEW else pytest.param(n, marks=pytest.mark.long) for n in CASES])
 
 
 def episodes_of(name: str, device: str = "cpu") -> Episodes:
