@@ -170,10 +170,19 @@ def scaling(results: Results) -> pd.DataFrame:
 
 @once
 def shots(results: Results) -> pd.DataFrame:
-    """All classes in memory; the plain VAE is at 0 examples. Also paper, its NLL of the plain VAE."""
-    frame = cells(rows(results.with_own, "shots"), ["model", "train_shots", "shots", "num_samples"], BOUND)
+    """All classes in memory; the plain VAE is at 0 examples. Also paper, its NLL of the plain VAE, and trained, the
+    examples of a class in training in words.
+    """
+    of = rows(results.with_own, "shots")
+    frame = cells(of, ["model", "train_shots", "shots", "num_samples"], BOUND)
+    drawn = [bool((results.specs.get(run, {}).get("episode") or {}).get("fewest_shots")) for run in of.train_id]
+    words = {n: f"1 to {n:.0f}" if n in set(of.train_shots[drawn]) else f"{n:.0f}" for n in of.train_shots.dropna()}
     alone = frame.model == "vae"
-    return frame.assign(shots=frame.shots.mask(alone, 0), paper=np.where(alone, number(results, "fewshot.vae"), np.nan))
+    return frame.assign(
+        shots=frame.shots.mask(alone, 0),
+        paper=np.where(alone, number(results, "fewshot.vae"), np.nan),
+        trained=frame.train_shots.map(words),
+    )
 
 
 @once

@@ -123,11 +123,11 @@ def scaling_grid(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def shots_grid(frame: pd.DataFrame) -> pd.DataFrame:
     """A line for each K and number of examples, a column for each training; the plain VAE is at 0."""
     lines = []
-    trained = [int(n) for n in sorted(frame.train_shots.dropna().unique())]
+    trained = sorted(set(zip(frame.train_shots.dropna(), frame.trained.dropna(), strict=True)))
     for (num_samples, n), part in frame.groupby(["num_samples", "shots"]):
         line = {"K": f"{num_samples:,.0f}", "N": f"{n:.0f}"}
-        for model, t in itertools.product([m for m in frame.model.unique() if m != "vae"], trained):
-            name = f"trained with {t}" if model == "vma" else f"{model} with {t}"
+        for model, (t, words) in itertools.product([m for m in frame.model.unique() if m != "vae"], trained):
+            name = f"trained with {words}" if model == "vma" else f"{model} with {words}"
             line[name] = next(iter(value("nll")(select(part, model=model, train_shots=t))), "-" if n else "")
         alone = part[part.model == "vae"]
         line["plain VAE"] = next(iter(value("nll")(alone)), "")
@@ -433,7 +433,7 @@ def title(results: Results, name: str, frame: pd.DataFrame) -> str:
             of = f"{made['updates']} updates, seeds: {made['seeds']}, n = {part.n.max():,.0f}"
             parts.append(f"{label(str(model))}: {of}")
     for name, updates in sorted({began for one in rows.train_id.unique() if (began := results.began_from(one))}):
-        parts.append(f"a run began from {name}, whose {updates:,} updates come before its own")
+        parts.append(f"A run began from {name}, whose {updates:,} updates come before its own")
     return ". ".join(parts) + "."
 
 

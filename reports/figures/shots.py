@@ -34,7 +34,7 @@ def figure_5b(results: Results) -> Figure | None:
         trained = sorted(part.train_shots.dropna().unique())
         for n, shade, marker, dashes in zip(trained, SHADES, "osD", (":", (0, (4, 1.5)), "-"), strict=False):
             line = with_gaps(part[(part.train_shots == n) & (part.model == "vma")], "shots", tested)
-            label = f"VMA trained with {n:.0f} a class"
+            label = f"VMA trained with {line.trained.dropna().iloc[0]} a class"
             axis.plot(line.shots, line.nll, color=shade, marker=marker, linestyle=dashes, markersize=4, label=label)
             axis.fill_between(
                 line.shots, line.nll - line.nll_stderr, line.nll + line.nll_stderr, color=shade, alpha=0.12, lw=0
