@@ -347,6 +347,7 @@ def scheduler() -> Iterator[str]:
         yield cluster.scheduler_address.replace("tcp", "dask")
 
 
+@pytest.mark.long
 def test_a_cluster_gives_the_same_results_as_this_machine(
     undisturbed: Path, tmp_path: Path, scheduler: str, empty_cache: Path
 ) -> None:

@@ -107,6 +107,7 @@ def test_a_peak_is_of_one_model_and_what_was_freed_before_does_not_hide_it() -> 
     assert large_again == pytest.approx(large_first, rel=0.2)
 
 
+@pytest.mark.long
 def test_processes_make_updates_side_by_side() -> None:
     with support.side_by_side(TINY, CPU, 2) as run:
         run(1, 2)
