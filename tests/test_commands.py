@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import memory_size, run, scaling, table1
 from benchmarks.declare import experiments
+from benchmarks.plan import cli
 from benchmarks.plan.cli import run_command
 from benchmarks.record import store
 from reports import results
@@ -146,3 +147,12 @@ def test_the_reference_path_can_be_asked_for(tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert call(scaling, *arguments, "--reference", "--dtype", "bfloat16") == 2
     assert "float32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("load", "threads"), [(0.0, 4), (0.9, 4), (2.2, 2), (9.5, 1)])
+def test_there_is_a_thread_for_each_idle_core(load: float, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr(cli, "CORES", 4)
+    assert cli.resolve_threads(cli.EvaluationOptions()) == threads
+    assert cli.resolve_threads(cli.EvaluationOptions(threads=3)) == 3
