@@ -113,12 +113,13 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 
 
 @each
-def test_the_static_update_is_that_of_fit(name: str) -> None:
+@pytest.mark.parametrize(("n", "clip"), [(1, None), (2, 0.1)])
+def test_the_static_update_is_that_of_fit(name: str, n: int, clip: float | None) -> None:
     """It counts and draws its episodes by a tensor, and Adam takes its rate and steps from tensors."""
     one, other = make(name), make(name)
     adam = torch.optim.Adam(one.parameters(), lr=EXACT, fused=True)
-    update = static(other, capturable(other), name, range(5, 9), clip=0.1, episodes_per_update=2)
-    for number, terms in plain(one, adam, name, range(5, 9), clip=0.1, episodes_per_update=2):
+    update = static(other, capturable(other), name, range(5, 15), clip=clip, episodes_per_update=n)
+    for number, terms in plain(one, adam, name, range(5, 15), clip=clip, episodes_per_update=n):
         assert update.index == number
         made = update()
         assert all(torch.equal(made.tensors[field], value) for field, value in terms.tensors.items())
@@ -233,7 +234,7 @@ def test_a_state_goes_into_an_optimizer_that_a_graph_can_hold() -> None:
 # --- on tensors that have a device and no values
 
 
-def without_values(name: str, device: str, episodes: Episodes) -> StaticUpdate:
+def without_values(name: str, device: str, episodes: Episodes, dtype: torch.dtype = torch.bfloat16) -> StaticUpdate:
     """The update of a case, of fake tensors; within a FakeTensorMode."""
     model, episodes = CASES[name][0](), copy.copy(episodes)
 
@@ -250,19 +251,18 @@ def without_values(name: str, device: str, episodes: Episodes) -> StaticUpdate:
     optimizer = torch.optim.Adam(model.parameters(), lr=EXACT, fused=True, capturable=True)
     for group in optimizer.param_groups:
         group["lr"] = torch.full((), EXACT, device=device)
-    return StaticUpdate(
-        Update(model, episodes, CASES[name][1], optimizer, 4, None, torch.bfloat16, 1.0, 2), range(5, 9)
-    )
+    return StaticUpdate(Update(model, episodes, CASES[name][1], optimizer, 4, None, dtype, 1.0, 2), range(5, 9))
 
 
 @each
-def test_no_value_decides_what_the_update_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_value_decides_what_the_update_does(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fake tensors have none to be asked for: shapes that depend on values, and reads by the host, raise."""
     # torch's CPU build cannot differentiate fake CUDA tensors: what is chosen for CUDA runs on the CPU's
     monkeypatch.setattr(FakeTensor, "is_cuda", True, raising=False)
     episodes = episodes_of(name)
     with FakeTensorMode():
-        update = without_values(name, "cpu", episodes)
+        update = without_values(name, "cpu", episodes, dtype)
         before = [p.shape for p in update.update.model.parameters()]
         for _ in range(2):
             terms = update()

@@ -377,7 +377,7 @@ def test_a_class_is_turned_and_moved_as_a_whole(upright: float | None) -> None:
     images = image_set([6] * 9)
     plain = EpisodeSpec(classes=4, targets_per_class=2, shots=2)
     seen, same = set(), 0
-    for step in range(30):
+    for step in range(60):
         before = Episodes(images, plain, 1)(step)
         after = Episodes(images, replace(plain, turned=8, shifted=1, upright=upright), 1)(step)
         assert before.memory is not None
@@ -399,8 +399,8 @@ def test_a_class_is_turned_and_moved_as_a_whole(upright: float | None) -> None:
             assert found
             seen |= found if len(found) == 1 else set()
             same += (0, 0, 0) in found
-    assert len(seen) > (45 if upright is None else 25)
-    assert (same > 45) == (upright is not None)
+    assert len(seen) > (60 if upright is None else 40)
+    assert (same > 90) == (upright is not None)
 
 
 def test_the_number_of_examples_is_drawn_anew_in_each_episode() -> None:

@@ -30,7 +30,7 @@ def test_killed_at_any_instant_a_run_ends_as_if_it_had_not_been(
 ) -> None:
     chance = random.Random(0)
     kills, wrong = 0, []
-    while kills < 16:
+    while kills < 24:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         asked: list[dict[str, Any]] = []
         for _ in range(IN_A_ROW):
