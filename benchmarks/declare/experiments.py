@@ -40,6 +40,7 @@ FAST_UPDATES = 20_000
 ANNEALING_UPDATES = 10_000  # in which a rate that was constant comes down to zero
 CHOICE_UPDATES = 5_000
 TUNING_UPDATES = 4_000
+FINISH_TUNING_UPDATES = 800
 SUITE_UPDATES = {"vma": 12_000, "soft": 8_000, "vae": 6_000}
 SUITE_START = "vma-table1-suite-12000"  # Table 1's VMA by the suite's recipe, which a second cosine goes on from
 SUITE_AGAIN_UPDATES = 8_000
@@ -49,6 +50,11 @@ FINISHING = {"table1": ("vma-table1-annealed-70000", 4_000), "fewshot": ("vma-fe
 ESTIMATOR_UPDATES = {"started": 400, "scratch": 1_000}
 ESTIMATOR_START = "vma-table1-60000"  # Table 1's VMA by the paper's recipe
 CHOICE_SAMPLES = (1, 4, 16, 64, 256, 1000)  # values of K
+# What a recipe is chosen by: the bound on episodes like those of training, and 20-way 1-shot accuracy by q(a|x)
+VALIDATION = (
+    EvalSpec(EpisodeSpec(), 4, 1000, split="validation"),
+    EvalSpec(EpisodeSpec(classes=20, targets_per_class=1, shots=1), 1, 4000, split="validation", task="classification"),
+)
 SMOKE_UPDATES = 10
 SMOKE_ENTRIES = 4  # of a memory that is not made of classes
 SMOKE_MOST = 2  # classes, shots, targets a class and samples of an evaluation
@@ -537,7 +543,25 @@ def tuning() -> Experiment:
         Cell(train, EvalSpec(EpisodeSpec(), 4, 1000, split="validation"), updates_of(train), name)
         for name, train in lengths.items()
     ]
+    for variant, train in finish_tunings().items():
+        cells += [Cell(train, evaluation, FINISH_TUNING_UPDATES, variant) for evaluation in VALIDATION]
     return Experiment("tuning", "4.2, 5", "how the suite's recipe was chosen", tuple(cells))
+
+
+def finish_tunings() -> dict[str, TrainSpec]:
+    """`finished` with one change at a time, by a short cosine: classes that are turned, all or half of them, and L2."""
+    trainings = {}
+    for name, model in (("fewshot", scaling_training()), ("table1", table1_training()["vma"])):
+        control = replace(finished(model, FINISHING[name][0], FINISH_TUNING_UPDATES), recipe="tuning")
+        turned = replace(control.episode, turned=8)
+        changed = {
+            "control": control,
+            "turned": replace(control, episode=turned),
+            "turned-upright": replace(control, episode=replace(turned, upright=0.5)),
+            "decay-0.1": replace(control, weight_decay=0.1),
+        }
+        trainings |= {f"{name}-finish-{variant}": train for variant, train in changed.items()}
+    return trainings
 
 
 def estimator_trainings() -> dict[str, TrainSpec]:
@@ -566,12 +590,11 @@ def estimators() -> Experiment:
     """On validation classes: the bound, q(a|x) against p(a|x) by enumeration, classification by q(a|x), the time of an
     update; and at two points, the shipped weights and those of VIMCO from scratch, the noise of all gradients.
     """
-    like_training, one_shot = EpisodeSpec(), EpisodeSpec(classes=20, targets_per_class=1, shots=1)
+    like_training = EpisodeSpec()
     evaluations = [
-        EvalSpec(like_training, 4, 1000, split="validation"),
+        *VALIDATION,
         EvalSpec(like_training, 1000, 100, split="validation"),
         EvalSpec(like_training, 8, 256, split="validation", task="address-divergences"),
-        EvalSpec(one_shot, 1, 4000, split="validation", task="classification"),
     ]
     noise = EvalSpec(like_training, 24, 64, split="validation", task="gradient-noise")
     trainings = estimator_trainings()
