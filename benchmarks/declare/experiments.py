@@ -41,12 +41,18 @@ ANNEALING_UPDATES = 10_000  # in which a rate that was constant comes down to ze
 CHOICE_UPDATES = 5_000
 TUNING_UPDATES = 4_000
 FINISH_TUNING_UPDATES = 800
-SUITE_UPDATES = {"vma": 12_000, "soft": 8_000, "vae": 6_000}
+SUITE_UPDATES = {"vma": 12_000, "soft": 8_000, "vae": 6_000, "gmn": 10_000}
 SUITE_START = "vma-table1-suite-12000"  # Table 1's VMA by the suite's recipe, which a second cosine goes on from
 SUITE_AGAIN_UPDATES = 8_000
 FEWSHOT_SUITE_UPDATES = 9_000
+FEWSHOT_SUITE_START = "vma-fewshot-suite-9000"
+FEWSHOT_SUITE_AGAIN_UPDATES = 3_000
 # The paper's recipe of longest training, which `finished` goes on from, and the updates that it then takes
-FINISHING = {"table1": ("vma-table1-annealed-70000", 4_000), "fewshot": ("vma-fewshot-60000", 3_000)}
+FINISHING = {
+    "table1": ("vma-table1-annealed-70000", 4_000),
+    "fewshot": ("vma-fewshot-60000", 3_000),
+    "recall": ("vma-recall-200000", 5_000),
+}
 ESTIMATOR_UPDATES = {"started": 400, "scratch": 1_000}
 ESTIMATOR_START = "vma-table1-60000"  # Table 1's VMA by the paper's recipe
 CHOICE_SAMPLES = (1, 4, 16, 64, 256, 1000)  # values of K
@@ -96,9 +102,9 @@ def drawn(train: TrainSpec) -> TrainSpec:
 
 def finished(train: TrainSpec, start: str, updates: int) -> TrainSpec:
     """The suite's recipe from the weights `start` of the paper's: no weight on KL_z, which has its place by then, and a
-    lower rate. Examples are `drawn`.
+    lower rate.
     """
-    return replace(drawn(suite(train, updates)), start=start, learning_rate=0.003, kl_warmup=None)
+    return replace(suite(train, updates), start=start, learning_rate=0.003, kl_warmup=None)
 
 
 def updates_of(train: TrainSpec) -> int:
@@ -171,7 +177,7 @@ def gmn_cells(variant: str, train: TrainSpec) -> list[Cell]:
     cells = table1_cells(train, "per_class", 1000)
     if train.model == "gmn":
         nothing = EvalSpec(EpisodeSpec("none", classes=1, targets_per_class=1), TABLE1_NUM_SAMPLES, 1000)
-        cells += [*table1_cells(train, "gmn", 1000), Cell(train, nothing, UPDATES["gmn"])]
+        cells += [*table1_cells(train, "gmn", 1000), Cell(train, nothing, updates_of(train))]
     return [replace(cell, variant=variant) for cell in cells]
 
 
@@ -196,8 +202,11 @@ def table1_cells(train: TrainSpec, protocol: str, targets: int) -> list[Cell]:
 
 
 def table1_suite() -> dict[str, TrainSpec]:
-    """The three models of Table 1 by the suite's recipe; the examples of VMA's episodes are `drawn`."""
-    models = {name: suite(train, SUITE_UPDATES[name]) for name, train in table1_training().items()}
+    """The three models of Table 1, and GMN's memory on their networks, by the suite's recipe; the examples of VMA's
+    episodes are `drawn`.
+    """
+    trainings = table1_training() | {"gmn": gmn_trainings()["gmn-suite"]}
+    models = {name: suite(train, SUITE_UPDATES[name]) for name, train in trainings.items()}
     return models | {"vma": drawn(models["vma"])}
 
 
@@ -209,7 +218,7 @@ def table1_suite_again() -> TrainSpec:
 
 def table1_finished() -> TrainSpec:
     """VMA from the weights that the paper's recipe and its cosine end at."""
-    return finished(table1_training()["vma"], *FINISHING["table1"])
+    return finished(drawn(table1_training()["vma"]), *FINISHING["table1"])
 
 
 def table1() -> Experiment:
@@ -217,10 +226,12 @@ def table1() -> Experiment:
     memory; and GMN, see `gmn_trainings`.
     """
     models, gmn, ours = table1_training(), table1_under_gmn(), table1_suite() | {"vma": table1_finished()}
+    gmn_ours = ours.pop("gmn")
     cells = [c for train in (*models.values(), *ours.values()) for c in table1_cells(train, "per_class", 1000)]
     for train in (models["vma"], models["soft"], gmn, ours["vma"], ours["soft"]):
         cells += table1_cells(train, "gmn", 1000)
     cells += [cell for variant, train in gmn_trainings().items() for cell in gmn_cells(variant, train)]
+    cells += gmn_cells("gmn-suite", gmn_ours)
     return Experiment("table1", "Table 1", "NLL against classes and examples in memory", tuple(cells))
 
 
@@ -240,18 +251,23 @@ def recall_training(size: int, grown: bool) -> TrainSpec:
     return replace(train, recipe="grown", learning_rate=1e-3, growth=growth or None)
 
 
+def recall_finished() -> TrainSpec:
+    """256 entries the paper's way, from the weights that it ends at."""
+    return finished(recall_training(256, grown=False), *FINISHING["recall"])
+
+
 def recall() -> Experiment:
     """Every size both ways, on test digits; the models with 256 entries with 2,048 of them in memory too."""
     cells = []
-    for grown in (False, True):
-        for size in RECALL_SIZES:
-            train = recall_training(size, grown)
-            for tested in (size, 2048) if size == 256 else (size,):
-                episode = replace(train.episode, memory_size=tested)
-                cells += [
-                    Cell(train, EvalSpec(episode, k, targets, task="recall"), RECALL_UPDATES[train.recipe])
-                    for k, targets in FIGURE_SAMPLES
-                ]
+    trainings = [recall_training(size, grown) for grown in (False, True) for size in RECALL_SIZES]
+    for train in (*trainings, recall_finished()):
+        size = train.episode.memory_size
+        updates = train.decay_updates or RECALL_UPDATES[train.recipe]
+        for tested in (size, 2048) if size == 256 else (size,):
+            episode = replace(train.episode, memory_size=tested)
+            cells += [
+                Cell(train, EvalSpec(episode, k, targets, task="recall"), updates) for k, targets in FIGURE_SAMPLES
+            ]
     return Experiment("recall", "Fig 2A, 4.1", "train to recall images that are in memory", tuple(cells))
 
 
@@ -316,9 +332,15 @@ def fewshot_suite() -> TrainSpec:
     return suite(train, FEWSHOT_SUITE_UPDATES)
 
 
+def fewshot_suite_again() -> TrainSpec:
+    """`fewshot_suite` once more from its weights, at a lower rate."""
+    again = suite(fewshot_suite(), FEWSHOT_SUITE_AGAIN_UPDATES)
+    return replace(again, start=FEWSHOT_SUITE_START, learning_rate=0.002, kl_warmup=None)
+
+
 def fewshot_finished() -> TrainSpec:
     """VMA from the weights that the paper's recipe ends at, trained with 4 examples there."""
-    return finished(scaling_training(), *FINISHING["fewshot"])
+    return finished(drawn(scaling_training()), *FINISHING["fewshot"])
 
 
 def plain_vae() -> TrainSpec:
@@ -539,6 +561,8 @@ def tuning() -> Experiment:
     ours = table1_suite()
     lengths = {f"{name}-{SUITE_UPDATES[name]}": train for name, train in ours.items()}
     lengths["vma-8000-more"] = table1_suite_again()
+    lengths["fewshot-9000"] = fewshot_suite()
+    lengths["fewshot-3000-more"] = fewshot_suite_again()
     cells += [
         Cell(train, EvalSpec(EpisodeSpec(), 4, 1000, split="validation"), updates_of(train), name)
         for name, train in lengths.items()
@@ -550,9 +574,9 @@ def tuning() -> Experiment:
 
 def finish_tunings() -> dict[str, TrainSpec]:
     """`finished` with one change at a time, by a short cosine; the last with two."""
-    trainings = {}
+    trainings: dict[str, TrainSpec] = {}
     for name, model in (("fewshot", scaling_training()), ("table1", table1_training()["vma"])):
-        control = replace(finished(model, FINISHING[name][0], FINISH_TUNING_UPDATES), recipe="tuning")
+        control = replace(finished(drawn(model), FINISHING[name][0], FINISH_TUNING_UPDATES), recipe="tuning")
         turned = replace(control.episode, turned=8)
         more_classes = replace(control.episode, classes=16, targets_per_class=2)
         changed = {
@@ -734,9 +758,11 @@ def named() -> dict[str, TrainSpec]:
         "vma-table1-suite": table1_suite()["vma"],
         "soft-table1-suite": table1_suite()["soft"],
         "vae-table1-suite": table1_suite()["vae"],
+        "gmn-table1-suite": table1_suite()["gmn"],
         "vma-table1-finished": table1_finished(),
         "vma-table1-gmn": table1_under_gmn(),
         "vma-recall": replace(recall_training(256, grown=False), dataset=digits),
+        "vma-recall-finished": replace(recall_finished(), dataset=digits),
         "vma-recall-grown": replace(recall_training(256, grown=True), dataset=digits),
     }
 
