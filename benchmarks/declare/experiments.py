@@ -577,17 +577,14 @@ def finish_tunings() -> dict[str, TrainSpec]:
     trainings: dict[str, TrainSpec] = {}
     for name, model in (("fewshot", scaling_training()), ("table1", table1_training()["vma"])):
         control = replace(finished(drawn(model), FINISHING[name][0], FINISH_TUNING_UPDATES), recipe="tuning")
-        turned = replace(control.episode, turned=8)
         more_classes = replace(control.episode, classes=16, targets_per_class=2)
         changed = {
             "control": control,
-            "turned": replace(control, episode=turned),
-            "turned-upright": replace(control, episode=replace(turned, upright=0.5)),
-            "decay-0.1": replace(control, weight_decay=0.1),
+            "turned-upright": replace(control, episode=replace(control.episode, turned=8, upright=0.5)),
             "wake": replace(control, estimator="wake"),
-            "4-shots": replace(control, episode=replace(control.episode, shots=4)),
-            "16-classes": replace(control, episode=more_classes),
             "16-classes-wake": replace(control, episode=more_classes, estimator="wake"),
+            "set-wake": replace(control, estimator="set-wake"),
+            "16-classes-set-wake": replace(control, episode=more_classes, estimator="set-wake"),
         }
         trainings |= {f"{name}-finish-{variant}": train for variant, train in changed.items()}
     return trainings
