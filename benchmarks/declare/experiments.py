@@ -798,6 +798,7 @@ def _smoke_cell(cell: Cell) -> Cell:
             image_size=LEAST_SIZE if train.network == "gmn" else 8,
             network={"mlp": "tiny-mlp", "gmn": "gmn"}.get(train.network, "tiny"),
             episode=episode(train.episode),
+            num_samples=min(train.num_samples, SMOKE_MOST),
             learned_entries=train.learned_entries and SMOKE_ENTRIES,
             memory_shape=train.memory_shape and (16,),
             growth=train.growth and ((SMOKE_ENTRIES, SMOKE_UPDATES // 2),),
