@@ -9,7 +9,7 @@ from reports.aggregate import differences, seed_means
 from reports.results import Results
 
 # Variants are named WAY-NAME; lines stand in this order.
-WAYS = {"shipped": "shipped weights", "started": "1,000 updates from them", "scratch": "3,000 updates from scratch"}
+WAYS = {"shipped": "shipped weights", "started": "from them", "scratch": "from scratch"}
 NAMES = {
     "": "none",
     "vimco": "VIMCO",
