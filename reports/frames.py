@@ -5,6 +5,7 @@ A frame has a line a cell. Columns: the keys that tell cells apart; each metric 
 `nll_stderr`; n, updates, seeds (how many), dirty; and what the function names. Log-quantities in nats per image.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -29,15 +30,20 @@ IN_WORDS = {
     "classes32": "ablation.classes32",
 }
 WAYS = ["classes", "shots"]
+TUNED = "(?P<model>.*-finish|[^-]*)-(?P<variant>.*)"  # a variant of `tuning`
 # Lines stand in the order of their values, but for these columns.
 ORDER = {
-    "model": ["vma", "soft", "vae"],
-    "variant": [  # "control" comes first
-        *dict.fromkeys((*declared("ablations", "variant"), *declared("choices", "variant"), SAMPLED)),
-        *dict.fromkeys(
-            name.partition("-")[2] for name in declared("tuning", "variant") if not name.endswith("control")
-        ),
-    ],
+    "model": ["vma", "soft", "vae", "gmn", "fewshot", "table1-finish", "fewshot-finish"],
+    "variant": list(
+        dict.fromkeys(  # "control" comes first
+            (
+                *declared("ablations", "variant"),
+                *declared("choices", "variant"),
+                SAMPLED,
+                *(re.sub(TUNED, r"\2", name) for name in declared("tuning", "variant")),
+            )
+        )
+    ),
     "split": ["train", "test"],
     "recipe": [
         *("paper", "smoke", "grown", "smoke-grown", "annealed", "smoke-annealed", "fast", "smoke-fast"),
@@ -262,10 +268,14 @@ def choices(results: Results) -> pd.DataFrame:
 
 @once
 def tuning(results: Results) -> pd.DataFrame:
-    """Short runs, `compared` with the control of their model, and runs of full length by the suite's recipe."""
+    """`compared` with the control of the same training, which stands under `model`; `variant` is what differs. Short
+    runs, and runs of full length by the suite's recipe. Also accuracy, 20-way 1-shot by q(a|x), where it was measured.
+    """
     of = rows(replace(results, rows=pd.concat([results.rows, results.suite])), "tuning")
-    changed = [name.removeprefix(f"{model}-") for name, model in zip(of.variant, of.model, strict=True)]
-    return compared(results, of.assign(variant=changed), ["model", "variant", "num_samples"], variant="control")
+    of = of.assign(**of.variant.astype(str).str.extract(TUNED))
+    keys = ["model", "variant"]
+    frame = cells(of, keys, (*BOUND, "accuracy"))
+    return _beside(frame, differences(results, of[of.metric == "nll"], keys, {"variant": "control"}), keys)
 
 
 @once

@@ -237,6 +237,7 @@ def _noisy(cell: Cell) -> tuple[Metrics, Arrays]:
 def _timed(cell: Cell) -> tuple[Metrics, Arrays]:
     size = cell.train.episode.num_entries
     fixed, slope = {
+        ("vma", None, 2): (0.050, 0.0003),
         ("vma", None, 4): (0.055, 0.0003),
         ("soft", "images", 1): (0.036, 0.0007),
         ("soft", "images", 4): (0.046, 0.0027),

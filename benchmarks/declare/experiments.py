@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from baselines.gmn_networks import LEAST_SIZE
-from benchmarks.declare.spec import ESTIMATORS, Cell, EvalSpec, TrainSpec
+from benchmarks.declare.spec import ESTIMATORS, SETS, Cell, EvalSpec, TrainSpec
 from vma.data.episodes import EpisodeSpec
 from vma.model import Z_GRADIENTS
 
@@ -800,7 +800,8 @@ def _smoke_cell(cell: Cell) -> Cell:
             image_size=LEAST_SIZE if train.network == "gmn" else 8,
             network={"mlp": "tiny-mlp", "gmn": "gmn"}.get(train.network, "tiny"),
             episode=episode(train.episode),
-            num_samples=min(train.num_samples, SMOKE_MOST),
+            # a set of different addresses is no larger than the smallest memory
+            num_samples=min(train.num_samples, SMOKE_MOST) if train.estimator in SETS else train.num_samples,
             learned_entries=train.learned_entries and SMOKE_ENTRIES,
             memory_shape=train.memory_shape and (16,),
             growth=train.growth and ((SMOKE_ENTRIES, SMOKE_UPDATES // 2),),
