@@ -1,5 +1,6 @@
 """Weights by name: every file that the project ships loads without data, and what is wrong costs one line."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,17 @@ def test_evaluate_and_classify_take_them_at_once() -> None:
 
 def test_every_name_is_of_another_training() -> None:
     assert len({train.science_id for train in named().values()}) == len(named())
+
+
+def test_weights_of_another_training_by_the_same_name_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, cpu = load("strokes", image_size=8), torch.device("cpu")
+    spec = TrainSpec(dataset="strokes", image_size=8, network="tiny", threads=1)
+    path = weights.ship(train(spec, data, cpu, updates=1), data, tmp_path)
+    monkeypatch.setattr(weights, "weights_path", lambda spec: path)
+    assert weights.shipped(spec, data, cpu) is not None
+    assert weights.shipped(replace(spec, learning_rate=1e-3), data, cpu) is None
 
 
 def test_the_state_of_a_run_loads_too() -> None:

@@ -24,7 +24,7 @@ def weights_path(spec: TrainSpec, folder: Path = WEIGHTS) -> Path:
 
 
 def shipped(spec: TrainSpec, data: DataSet, device: torch.device) -> Trained | None:
-    """The model with the weights that the project ships for a spec on the same data, None if there are none.
+    """The model with the weights that the project ships for a spec on the same data, None if there are none for both.
 
     Raises:
         CheckpointError: if the file is damaged.
@@ -34,7 +34,8 @@ def shipped(spec: TrainSpec, data: DataSet, device: torch.device) -> Trained | N
         return None
     model = build_model(spec, None, device)
     meta = checkpoint.load_weights(path, model, accept=lambda state: check_meta(state.meta))
-    if meta["data_sha256"] != data.sha256:
+    # a name may have been given to another training since
+    if meta["data_sha256"] != data.sha256 or train_spec(meta["spec"]).science_id != spec.science_id:
         return None
     commits = tuple(meta.get("commits", ["unknown"]))
     return Trained(model, spec, meta["update"], meta["seconds"], meta["spec"], commits, shipped=True)
