@@ -30,7 +30,7 @@ IN_WORDS = {
     "classes32": "ablation.classes32",
 }
 WAYS = ["classes", "shots"]
-TUNED = "(?P<model>.*-finish|[^-]*)-(?P<variant>.*)"  # a variant of `tuning`
+TUNED_AND_CHANGE = "(?P<model>.*-finish|[^-]*)-(?P<variant>.*)"  # a variant of `tuning`
 # Lines stand in the order of their values, but for these columns.
 ORDER = {
     "model": ["vma", "soft", "vae", "gmn", "fewshot", "table1-finish", "fewshot-finish"],
@@ -40,7 +40,7 @@ ORDER = {
                 *declared("ablations", "variant"),
                 *declared("choices", "variant"),
                 SAMPLED,
-                *(re.sub(TUNED, r"\2", name) for name in declared("tuning", "variant")),
+                *(re.sub(TUNED_AND_CHANGE, r"\2", name) for name in declared("tuning", "variant")),
             )
         )
     ),
@@ -74,12 +74,14 @@ def cells(rows: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str]) -> pd
     return frame.sort_values(keys, key=_rank, na_position="first", ignore_index=True)
 
 
-def compared(results: Results, of: pd.DataFrame, keys: list[str], **against: Any) -> pd.DataFrame:
-    """The frame of bounds; also difference, NLL minus that of another cell on the same targets, with its standard error
-    and 95 % interval (difference_stderr, difference_low, difference_high), and difference_seeds, of each seed that both
-    have.
+def compared(
+    results: Results, of: pd.DataFrame, keys: list[str], metrics: Sequence[str] = BOUND, **against: Any
+) -> pd.DataFrame:
+    """The frame of the metrics; also difference, NLL minus that of another cell on the same targets, with its standard
+    error and 95 % interval (difference_stderr, difference_low, difference_high), and difference_seeds, of each seed
+    that both have.
     """
-    return _beside(cells(of, keys, BOUND), differences(results, of[of.metric == "nll"], keys, against), keys)
+    return _beside(cells(of, keys, metrics), differences(results, of[of.metric == "nll"], keys, against), keys)
 
 
 def _rank(column: "pd.Series[Any]") -> "pd.Series[Any]":
@@ -272,10 +274,8 @@ def tuning(results: Results) -> pd.DataFrame:
     runs, and runs of full length by the suite's recipe. Also accuracy, 20-way 1-shot by q(a|x), where it was measured.
     """
     of = rows(replace(results, rows=pd.concat([results.rows, results.suite])), "tuning")
-    of = of.assign(**of.variant.astype(str).str.extract(TUNED))
-    keys = ["model", "variant"]
-    frame = cells(of, keys, (*BOUND, "accuracy"))
-    return _beside(frame, differences(results, of[of.metric == "nll"], keys, {"variant": "control"}), keys)
+    of = of.assign(**of.variant.astype(str).str.extract(TUNED_AND_CHANGE))
+    return compared(results, of, ["model", "variant"], (*BOUND, "accuracy"), variant="control")
 
 
 @once

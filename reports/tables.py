@@ -161,7 +161,6 @@ def _table1(protocol: str, train_protocol: str = "per_class") -> dict[str, Any]:
     }
 
 
-_NLL = "NLL in nats (lower is better)"
 TUNED = {
     "vma": "VMA of Table 1",
     "soft": "soft attention of Table 1",
@@ -171,6 +170,7 @@ TUNED = {
     "table1-finish": "VMA of Table 1, from the paper's weights",
     "fewshot-finish": "few-shot VMA, from the paper's weights",
 }
+_NLL = "NLL in nats (lower is better)"
 _NLL_K = "NLL in nats (lower is better; what differs in K alone is on the same targets)"
 TABLES = {
     spec.name: spec

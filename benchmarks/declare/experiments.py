@@ -575,7 +575,7 @@ def tuning() -> Experiment:
 
 
 def finish_tunings() -> dict[str, TrainSpec]:
-    """`finished` with one change at a time, by a short cosine; the last with two."""
+    """`finished` with what the name says changed, by a short cosine."""
     trainings: dict[str, TrainSpec] = {}
     for name, model in (("fewshot", scaling_training()), ("table1", table1_training()["vma"])):
         control = replace(finished(drawn(model), FINISHING[name][0], FINISH_TUNING_UPDATES), recipe="tuning")
