@@ -48,7 +48,7 @@ def validation_episodes(spec: TrainSpec, data: DataSet, device: torch.device) ->
         InputError: if no validation class has enough drawings.
     """
     validation = data.validation
-    episode = replace(spec.episode, turned=None, shifted=None, upright=None, fewest_shots=None)
+    episode = replace(spec.episode, turned=None, upright=None, fewest_shots=None)
     if spec.episode.fewest_shots is not None:  # as many as the paper's, so that curves can be compared
         episode = replace(episode, shots=min(episode.shots, EpisodeSpec.shots))
     if episode.protocol in BY_CLASS:

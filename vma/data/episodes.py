@@ -85,9 +85,8 @@ class EpisodeSpec:
     `shots` leaves the targets as they are (and under `per_class` only adds to memory), so that cells of a table share
     their targets and differences between them are paired.
 
-    `turned` and `shifted` make new classes from old ones: in each episode every class is turned as a whole, targets and
-    memory alike, to one of so many orientations (4: by multiples of 90 degrees; 8: mirrored too) and moved by up to so
-    many pixels each way. What comes in at the edge is blank; pixels stay exact. With `upright` at least that share of
+    `turned` makes new classes from old ones: in each episode every class is turned as a whole, targets and memory, to
+    one of so many orientations (4: by multiples of 90 degrees; 8: mirrored too). With `upright` at least that share of
     classes is left as it is drawn. With `fewest_shots` under `per_class` each episode has its own number of examples,
     between that and `shots`, evenly on a logarithmic scale; no CUDA graph can hold such episodes.
 
@@ -102,7 +101,6 @@ class EpisodeSpec:
     target_classes: int | None = None
     memory_size: int | None = None
     turned: int | None = None
-    shifted: int | None = None
     upright: float | None = None
     fewest_shots: int | None = None
     sequences: int | None = None
@@ -121,16 +119,14 @@ class EpisodeSpec:
             check_whole("memory_size", self.memory_size, 1, MOST)
         if self.turned not in (None, 4, 8):
             raise InputError(f"turned is {self.turned}, must be 4 (rotations), 8 (reflections too) or left out")
-        if self.shifted is not None:
-            check_whole("shifted", self.shifted, 1, 8)
         if self.upright is not None:
             check_number("upright", self.upright, 1.0)
         if self.fewest_shots is not None:
             check_whole("fewest_shots", self.fewest_shots, 1, self.shots)
             if self.protocol != "per_class":
                 raise InputError(f"fewest_shots is given with protocol {self.protocol}: it is for per_class")
-        if self.protocol not in ("per_class", "gmn") and (self.turned or self.shifted):
-            raise InputError(f"turned or shifted is given with protocol {self.protocol}: it is for classes")
+        if self.protocol not in ("per_class", "gmn") and self.turned:
+            raise InputError(f"turned is given with protocol {self.protocol}: it is for classes")
         if (self.sequences is not None) != (self.protocol == "sequence"):
             raise InputError("sequences is given with protocol sequence, and only with it")
         if self.sequences is not None:
@@ -222,17 +218,15 @@ class Episodes:
         )
 
     def _drawn(self, step: int | Tensor, index: Tensor, of_class: Tensor | None) -> Tensor:
-        """These images, those of a class turned and moved alike."""
+        """These images, those of a class turned alike."""
         images = self.images[index].float()
-        if of_class is None or not (self.spec.turned or self.spec.shifted):
+        if of_class is None or self.spec.turned is None:
             return images
-        orientation = _scale(self._keys(step, 5, of_class), self.spec.turned or 1)
-        reach = self.spec.shifted or 0
-        down, right = (_scale(self._keys(step, stream, of_class), 2 * reach + 1) - reach for stream in (6, 7))
+        orientation = _scale(self._keys(step, 5, of_class), self.spec.turned)
         if self.spec.upright is not None:
             kept = _scale(self._keys(step, 8, of_class), 2**20) < self.spec.upright * 2**20
-            orientation, down, right = (value.masked_fill(kept, 0) for value in (orientation, down, right))
-        return transformed(images, orientation, down, right)
+            orientation = orientation.masked_fill(kept, 0)
+        return turned(images, orientation)
 
     def _few_shot(self, step: int | Tensor) -> tuple[Tensor, Tensor]:
         spec = self.spec
@@ -311,22 +305,18 @@ def subsample_memory(episode: Episode, memory_size: int, seed: int, step: int) -
     )
 
 
-def transformed(
-    images: Float[Tensor, "N C S S"], orientation: Int[Tensor, " N"], down: Int[Tensor, " N"], right: Int[Tensor, " N"]
-) -> Float[Tensor, "N C S S"]:
-    """Each image turned by `orientation` mod 4 quarter turns, mirrored from 4 on, then moved; blank at the edge."""
+def turned(images: Float[Tensor, "N C S S"], orientation: Int[Tensor, " N"]) -> Float[Tensor, "N C S S"]:
+    """Each image turned by `orientation` mod 4 quarter turns, and mirrored from 4 on."""
     N, C, size, _ = images.shape
     place = torch.arange(size, device=images.device)
-    row = (place[:, None] - down[:, None, None]).expand(N, size, size)
-    column = (place - right[:, None, None]).expand(N, size, size)
-    inside = (row >= 0) & (row < size) & (column >= 0) & (column < size)
+    row, column = place[:, None].expand(N, size, size), place.expand(N, size, size)
     turns, mirrored = orientation % 4, (orientation >= 4)[:, None, None]
     column = torch.where(mirrored, size - 1 - column, column)
     for turn in range(1, 4):
         more = (turns >= turn)[:, None, None]
         row, column = torch.where(more, column, row), torch.where(more, size - 1 - row, column)
-    source = (row * size + column).masked_fill(~inside, 0).flatten(1)[:, None].expand(N, C, size * size)
-    return images.flatten(2).gather(2, source).unflatten(2, (size, size)) * inside[:, None]
+    source = (row * size + column).flatten(1)[:, None].expand(N, C, size * size)
+    return images.flatten(2).gather(2, source).unflatten(2, (size, size))
 
 
 def shifted_memory(episode: Episode) -> Episode:
