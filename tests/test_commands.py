@@ -30,10 +30,14 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiments, "TABLE1_NUM_SAMPLES", 6)
 
 
-def test_table1_runs_through_and_says_what_it_ran_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("recipe", ["paper", "suite"])
+def test_table1_runs_through_and_says_what_it_ran_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recipe: str
+) -> None:
     out = tmp_path / "out"
-    assert call(table1, "--dataset", "strokes", "--out", str(out), *TINY) == 0
+    assert call(table1, "--recipe", recipe, "--dataset", "strokes", "--out", str(out), *TINY) == 0
     printed = capsys.readouterr().out
+    assert f"Trained by the {recipe}'s recipe" in printed
     assert printed.splitlines()[0].startswith(BUILT_IN)
     assert printed.splitlines()[-1].startswith(BUILT_IN)
     assert f"Table 1. {BUILT_IN}" in printed

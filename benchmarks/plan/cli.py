@@ -272,7 +272,7 @@ def resolve_spec(
     spec: TrainSpec, options: EvaluationOptions, data: DataSet, device: torch.device, seed: int
 ) -> TrainSpec:
     """A declared spec with this seed, the data, the precision and the threads of the options, and the episodes that the
-    data have for it (`fill.training_episode`).
+    data have for it (`fill.training_episode`). On built-in characters and on folders it starts from new weights.
 
     Raises:
         InputError: if the images are not square, or the spec has no reference path.
@@ -292,6 +292,7 @@ def resolve_spec(
         spec,
         dataset=data.name,
         image_size=size[0],
+        start=None if data.name == "strokes" or data.name.startswith("folder:") else spec.start,
         episode=training_episode(spec.episode, data, **asked),
         seed=seed,
         dtype=resolve_dtype(options, device),
