@@ -221,12 +221,6 @@ def table1_suite_lower() -> TrainSpec:
     return replace(table1_suite_again(), learning_rate=0.002, estimator="rloo", z_gradient="stl")
 
 
-def table1_suite_long() -> TrainSpec:
-    """`table1_suite` over 20,000 updates without a weight of KL_z, by the estimators of `table1_finished`."""
-    train = suite(table1_suite()["vma"], SUITE_UPDATES["vma"] + SUITE_AGAIN_UPDATES)
-    return replace(train, kl_warmup=None, estimator="rloo", z_gradient="dreg")
-
-
 def table1_finished() -> TrainSpec:
     """VMA from the weights that the paper's recipe and its cosine end at. In `estimators` RLOO was ahead of VIMCO at
     K = 4 and in accuracy, and the DReG gradient of z at K = 1,000, which Table 1 is of.
@@ -566,7 +560,6 @@ def tuning() -> Experiment:
     lengths = {f"{name}-{SUITE_UPDATES[name]}": train for name, train in ours.items()}
     lengths["vma-8000-more"] = table1_suite_again()
     lengths["vma-8000-more-rate-0.002-rloo-stl"] = table1_suite_lower()
-    lengths["vma-20000-no-kl-warmup-rloo-dreg"] = table1_suite_long()
     lengths["fewshot-9000"] = fewshot_suite()
     lengths["fewshot-3000-more"] = fewshot_suite_again()
     cells += [
