@@ -580,6 +580,7 @@ def finish_tunings() -> dict[str, TrainSpec]:
         changed = {
             "control": control,
             "turned-upright": replace(control, episode=replace(control.episode, turned=8, upright=0.5)),
+            "decay-0.1": replace(control, weight_decay=0.1),
             "wake": replace(control, estimator="wake"),
             "16-classes-wake": replace(control, episode=more_classes, estimator="wake"),
             "set-wake": replace(control, estimator="set-wake"),
