@@ -9,7 +9,7 @@ from reports.aggregate import differences, seed_means
 from reports.results import Results
 
 # Variants are named WAY-NAME; lines stand in this order.
-WAYS = {"shipped": "shipped weights", "started": "from them", "scratch": "from scratch"}
+WAYS = {"shipped": "shipped weights", "started": "from the shipped weights", "scratch": "from scratch"}
 NAMES = {
     "": "none",
     "vimco": "VIMCO",
@@ -139,9 +139,8 @@ def conclusions(frame: pd.DataFrame) -> str:
         if "vimco" not in part.index or len(part) < 2:
             continue
         vimco: Any = part.loc["vimco"]
-        begin = "from the shipped weights" if way == "started" else "from scratch"
         sentences.append(
-            f"After {vimco.updates:,.0f} updates {begin} VIMCO has {vimco.nll_4:.2f} nats with 4 samples, "
+            f"After {vimco.updates:,.0f} updates {WAYS[way]} VIMCO has {vimco.nll_4:.2f} nats with 4 samples, "
             f"{vimco.nll_1000:.2f} with 1,000, and a KL(p(a|x) || q(a|x)) of {vimco.kl_p_q:.2f}."
         )
         others = part.drop("vimco")
