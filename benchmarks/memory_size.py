@@ -16,6 +16,7 @@ from benchmarks.declare.spec import MOST_SAMPLES, Cell, EvalSpec
 from benchmarks.execute.runner import here
 from benchmarks.plan.cli import (
     EvaluationOptions,
+    at_any_size,
     check_option,
     check_writable,
     open_data,
@@ -77,7 +78,7 @@ def run(options: Options) -> None:
     spec = spec_at(path)
     if spec.learned_entries:
         raise InputError(f"{path} has a learned memory, whose size is part of the model: give another")
-    if (options.dataset or spec.dataset).startswith(("folder:", "strokes")) and options.image_size is None:
+    if at_any_size(options.dataset or spec.dataset) and options.image_size is None:
         options = replace(options, image_size=spec.image_size)  # the one that will do
     data, _ = open_data(options, spec.dataset)
     if data.image_size != (spec.image_size,) * 2:

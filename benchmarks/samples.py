@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from benchmarks.declare.spec import MOST_SEED, TrainSpec
-from benchmarks.plan.cli import DataOptions, check_option, open_data, resolve_device, run_command
+from benchmarks.plan.cli import DataOptions, at_any_size, check_option, open_data, resolve_device, run_command
 from benchmarks.runs.weights import trained_at
 from reports.command import check_folder
 from vma.data import Ink, read_drawing
@@ -92,7 +92,7 @@ def unseen(options: Options, spec: TrainSpec) -> torch.Tensor:
         InputError: for data of another size than the model's. As `open_data`.
     """
     name, size = options.dataset or spec.dataset, options.image_size
-    if name == "strokes" or name.startswith("folder:"):  # which can be had at the model's size
+    if at_any_size(name):  # the model's will do
         size = size or spec.image_size
     data, _ = open_data(replace(options, image_size=size), spec.dataset)
     if data.image_size != (spec.image_size,) * 2:

@@ -268,6 +268,11 @@ def resolve_device(options: DataOptions) -> torch.device:
     return device
 
 
+def at_any_size(name: str) -> bool:
+    """Whether these data can be had at any size: built-in characters, and folders of the user's own."""
+    return name == "strokes" or name.startswith("folder:")
+
+
 def resolve_spec(
     spec: TrainSpec, options: EvaluationOptions, data: DataSet, device: torch.device, seed: int
 ) -> TrainSpec:
@@ -292,7 +297,7 @@ def resolve_spec(
         spec,
         dataset=data.name,
         image_size=size[0],
-        start=None if data.name == "strokes" or data.name.startswith("folder:") else spec.start,
+        start=None if at_any_size(data.name) else spec.start,
         episode=training_episode(spec.episode, data, **asked),
         seed=seed,
         dtype=resolve_dtype(options, device),

@@ -12,7 +12,7 @@ import tyro
 
 from benchmarks.declare.experiments import EXPERIMENTS, STAND_INS, Experiment
 from benchmarks.declare.spec import Cell, TrainSpec
-from benchmarks.plan.cli import TrainingOptions, resolve_spec, warning
+from benchmarks.plan.cli import TrainingOptions, at_any_size, resolve_spec, warning
 from benchmarks.plan.fill import TooFew, possible
 from benchmarks.plan.jobs import TIMED, Asked, Job, expected, grouped, missing, recorded, takes_shipped
 from vma.data import DataSet, load
@@ -110,9 +110,8 @@ class Data:
 
     def _load(self, name: str, size: int) -> DataSet:
         options = self.options
-        own_size = name == "strokes" or name.startswith("folder:")  # which have none: that of the declared images
-        try:
-            return load(name, data=options.data, image_size=options.image_size or (size if own_size else None))
+        try:  # data of any size take that of the declared images
+            return load(name, data=options.data, image_size=options.image_size or (size if at_any_size(name) else None))
         except DataUnavailable as error:
             if options.stand_ins and name in STAND_INS:
                 found = self._load(STAND_INS[name], size)
