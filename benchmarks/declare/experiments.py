@@ -584,7 +584,6 @@ def finish_tunings() -> dict[str, TrainSpec]:
             "wake": replace(control, estimator="wake"),
             "16-classes-wake": replace(control, episode=more_classes, estimator="wake"),
             "set-wake": replace(control, estimator="set-wake"),
-            "16-classes-set-wake": replace(control, episode=more_classes, estimator="set-wake"),
         }
         trainings |= {f"{name}-finish-{variant}": train for variant, train in changed.items()}
     return trainings
