@@ -540,6 +540,7 @@ def tuning() -> Experiment:
     VAE from scratch and of VMA from the paper's weights; and runs of full length beside them.
     """
     control = replace(suite(table1_training()["vae"], TUNING_UPDATES), recipe="tuning")
+    higher: dict[str, Any] = {"learning_rate": 0.01, "adam_rate": 3e-3}
     variants = {
         "control": control,
         "turned": replace(control, episode=replace(control.episode, turned=8)),
@@ -548,6 +549,10 @@ def tuning() -> Experiment:
         "rate-0.01": replace(control, learning_rate=0.01),
         "adam-rate-3e-3": replace(control, adam_rate=3e-3),
         "decay-0.1": replace(control, weight_decay=0.1),
+        "decay-0.3": replace(control, weight_decay=0.3),
+        "decay-1": replace(control, weight_decay=1.0),
+        "decay-0.1-rates": replace(control, weight_decay=0.1, **higher),
+        "decay-0.3-rates": replace(control, weight_decay=0.3, **higher),
         "no-kl-warmup": replace(control, kl_warmup=None),
         "targets-64": replace(control, episodes_per_update=2),
         "targets-16": replace(control, episode=EpisodeSpec(classes=4)),
