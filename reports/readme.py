@@ -88,7 +88,7 @@ def _span(numbers: Sequence[str]) -> str:
 
 
 MARK = re.compile(r"(<!-- fill: (?P<what>[^>]+?) -->)(?P<shown>.*?)(<!-- end -->)", re.DOTALL)
-CURVES_AT = (1000, 2000, 4000, 6000, 8000, 9000, 12_000, 30_000, 60_000)  # updates
+CURVES_AT = (1000, 2000, 4000, 6000, 8000, 9000, 12_000, 20_000, 30_000, 60_000)  # updates
 
 
 @once
