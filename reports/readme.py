@@ -27,7 +27,7 @@ PICTURES = {
     "samples": ("4a", f"-{SUITE}"),
     "lookup": ("3", f"-{SUITE}"),
     "scaling": ("5a", ""),
-    "table1": ("table1", ""),
+    "table1": ("table1", f"-{SUITE}"),
     "wallclock": ("wallclock", ""),
 }
 
