@@ -25,11 +25,6 @@ class Declared:
     cells: tuple[Cell, ...]
     smoke: tuple[Cell, ...]
 
-    def values(self, key: str, **where: Any) -> tuple[Any, ...]:
-        """The values of a key among the cells with these values of others, in their order; null is none."""
-        found = dict.fromkeys(cell[key] for cell in self.cells if fits(cell, where))
-        return tuple(value for value in found if value is not None)
-
 
 def fits(cell: Cell, where: Mapping[str, Any]) -> bool:
     """Whether a cell has these values, as far as it names them."""
@@ -63,5 +58,6 @@ DECLARED, STAND_INS = _read()
 
 
 def declared(experiment: str, key: str, **where: Any) -> tuple[Any, ...]:
-    """See `Declared.values`."""
-    return DECLARED[experiment].values(key, **where)
+    """The values of a key among an experiment's cells with these values of others, in their order; null is none."""
+    found = dict.fromkeys(cell[key] for cell in DECLARED[experiment].cells if fits(cell, where))
+    return tuple(value for value in found if value is not None)

@@ -1,31 +1,27 @@
 """Files of JSON objects, one a line: which of their bytes count after a crash, and what these hold."""
 
 import json
+from pathlib import Path
 from typing import Any
+
+from vma.errors import InputError
 
 # The first byte of lines that are being appended together, until all of them are on the disk; JSON has no such byte.
 UNFINISHED = b"\0"
 
 
-class BadLine(ValueError):
-    """A line that is no JSON object, before the end. `number` counts from 1."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"line {number} is no JSON object")
-        self.number = number
-
-
-def parse(data: bytes) -> list[dict[str, Any]]:
-    """The objects of a file, without lines whose appending was cut off (see `sound_length`).
+def parse(data: bytes, path: Path) -> list[dict[str, Any]]:
+    """The objects of the file at `path`, which has these bytes, without lines whose appending was cut off (see
+    `sound_length`).
 
     Raises:
-        BadLine: if another line is no JSON object.
+        InputError: if another line is no JSON object; names file and line.
     """
     found = []
     for number, line in enumerate(data[: sound_length(data)].split(b"\n")[:-1], start=1):
         value = _value(line)
         if value is None:
-            raise BadLine(number)
+            raise InputError(f"{path}, line {number}, is no JSON object: correct or delete the line")
         found.append(value)
     return found
 

@@ -129,7 +129,7 @@ class Results:
         return log if isinstance(row_or_train_id, str) else log[log["update"] <= row_or_train_id["updates"]]
 
 
-def read_results(folder: Path, paper: Path = PAPER) -> Results:
+def read_results(folder: Path) -> Results:
     """Read a results folder, and keep the rows that count.
 
     Of an experiment counts the recipe that it declares. Of one cell and metric, cells being told apart by what the
@@ -163,9 +163,7 @@ def read_results(folder: Path, paper: Path = PAPER) -> Results:
     rows, left_out = _that_count(rows[~own])
     known, beside = rows.model.isin(MODELS), suite.model.isin(MODELS)
     of_user = pd.concat([rows[~known], suite[~beside].assign(recipe=SUITE)], ignore_index=True)
-    return Results(
-        folder, rows[known], paper_numbers(paper), specs, bool(smoke.all()), left_out, suite[beside], of_user
-    )
+    return Results(folder, rows[known], paper_numbers(), specs, bool(smoke.all()), left_out, suite[beside], of_user)
 
 
 def _in_place_of_each(rows: pd.DataFrame, specs: Mapping[str, Any]) -> pd.DataFrame:
@@ -223,16 +221,13 @@ def missing_cells(results: Results, experiment: str) -> list[str]:
     rows = results.of(experiment)
     if rows.empty:
         return [f"{experiment}: not run ({len(cells)} cells)"]
-    found = {_values(row, cells[0]) for row in rows[list(cells[0])].to_dict("records")}
+    known = rows[list(cells[0])].astype(object)
+    found = set(known.where(known.notna(), None).itertuples(index=False, name=None))
     missing = [cell for cell in cells if tuple(cell.values()) not in found]
     # a cell is told by the keys that tell it apart from the others of its model
     of = {name: [cell for cell in cells if cell["model"] == name] for name in {cell["model"] for cell in missing}}
     keys = {name: keys_apart(alike, alike[0]) for name, alike in of.items()}
     return [f"{experiment}: {_in_words(cell, keys[cell['model']])}" for cell in missing]
-
-
-def _values(row: Mapping[Any, Any], keys: Iterable[str]) -> tuple[Any, ...]:
-    return tuple(None if pd.isna(row[key]) else row[key] for key in keys)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -241,10 +236,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: for a bad line elsewhere; names file and line.
     """
-    try:
-        return lines.parse(path.read_bytes()) if path.exists() else []
-    except lines.BadLine as error:
-        raise InputError(f"{path}, line {error.number}, is no JSON object: correct or delete the line") from None
+    return lines.parse(path.read_bytes(), path) if path.exists() else []
 
 
 def _read_rows(path: Path) -> pd.DataFrame:
@@ -287,44 +279,39 @@ def _numbers(frame: pd.DataFrame, columns: Iterable[str], path: Path) -> pd.Data
 
 
 def _that_count(rows: pd.DataFrame, any_recipe: bool = False) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    left_out = []
+    left_out: list[str] = []
     kept = []
+
+    def keep(part: pd.DataFrame, fits: "pd.Series[bool]", key: str, why: str) -> pd.DataFrame:
+        others = part[~fits]
+        if len(others):
+            values = ", ".join(map(str, sorted(others[key].unique())))
+            experiment = others.experiment.iloc[0]
+            left_out.append(f"{experiment}: {len(others)} rows with {key} {values} do not count, since {why}")
+        return part[fits]
+
     for name, part in rows.groupby("experiment", sort=False):
         experiment, declared = str(name), DECLARED.get(str(name))
         if declared is not None:
             known = any_recipe | part.recipe.str.startswith("smoke") | part.recipe.isin(declared.recipes)
-            left_out += _left_out(part[~known], "recipe", "the experiment declares another recipe")
-            part = part[known]
+            part = keep(part, known, "recipe", "the experiment declares another recipe")
             own = part.dataset.isin(declared.datasets)
             chosen = declared.datasets if own.any() else tuple(part.dataset.iloc[-1:])
-            others = part[~part.dataset.isin(chosen)]
-            left_out += _left_out(others, "dataset", f"there are rows on {' and '.join(chosen)}")
-            part = part[part.dataset.isin(chosen)]
+            part = keep(part, part.dataset.isin(chosen), "dataset", f"there are rows on {' and '.join(chosen)}")
         # of the same cell the row of the most targets counts, and of several such the last
         part = part.sort_values("n", kind="stable")
         apart = SETTING if experiment == TIMED else ()
         whole = [*CELL, *apart, "train_seed", "updates"]
-        same = part.duplicated(whole, keep="last")
-        smaller = same & (part.n < part.groupby(whole, dropna=False).n.transform("max"))
-        left_out += _left_out(part[smaller], "n", "there are rows of the same cells over more targets")
-        part = part[~same]
+        most = ~(part.n < part.groupby(whole, dropna=False).n.transform("max"))
+        part = keep(part, most, "n", "there are rows of the same cells over more targets")
+        part = part[~part.duplicated(whole, keep="last")]
         varied = {"read", "targets", "metric", "rule", *(declared.cells[0] if declared else CELL)}
         told = [*(key for key in CELL if key in varied), *apart]
-        alike = part.duplicated([*told, "train_seed", "updates"], keep="last")
-        left_out += _left_out(part[alike], "train_id", "later rows differ in nothing that the experiment varies")
-        part = part[~alike]
-        largest = part.groupby(told, dropna=False).updates.transform("max")
-        fewer = part[part.updates < largest]
-        left_out += _left_out(fewer, "updates", "there are rows of the same cells after more updates")
-        kept.append(part[part.updates == largest])
+        last = ~part.duplicated([*told, "train_seed", "updates"], keep="last")
+        part = keep(part, last, "train_id", "later rows differ in nothing that the experiment varies")
+        largest = part.updates == part.groupby(told, dropna=False).updates.transform("max")
+        kept.append(keep(part, largest, "updates", "there are rows of the same cells after more updates"))
     return pd.concat([rows.iloc[:0], *kept], ignore_index=True), tuple(left_out)
-
-
-def _left_out(rows: pd.DataFrame, key: str, why: str) -> list[str]:
-    if rows.empty:
-        return []
-    values = ", ".join(map(str, sorted(rows[key].unique())))
-    return [f"{rows.experiment.iloc[0]}: {len(rows)} rows with {key} {values} do not count, since {why}"]
 
 
 def _in_words(cell: Mapping[str, Any], keys: Iterable[str]) -> str:

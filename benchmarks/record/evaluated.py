@@ -44,20 +44,6 @@ class Result:
     seconds: float
 
 
-def row_keys(experiment: str, cell: Cell, trained: Trained, data: DataSet, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """What the rows of a cell share."""
-    return {
-        **origin,
-        **cell.row(),
-        "experiment": experiment,
-        "updates": trained.updates,
-        "train_id": trained.train_id,
-        "train_commits": " ".join(trained.commits),
-        "eval_id": cell.eval.eval_id,
-        "data_sha256": data.sha256,
-    }
-
-
 def stored(
     rows: Iterable[Mapping[str, Any]], cell: Cell, model: tuple[str, int], data: DataSet, since: float = 0.0
 ) -> list[dict[str, Any]]:
@@ -113,12 +99,7 @@ def _rows_elsewhere(folder: Path, experiment: str) -> list[dict[str, Any]]:
 
 
 def record(
-    folder: Path,
-    experiment: str,
-    trained: Trained,
-    results: Sequence[Result],
-    data: DataSet,
-    origin: Mapping[str, Any],
+    folder: Path, experiment: str, trained: Trained, results: Sequence[Result], data: DataSet, origin: Mapping[str, Any]
 ) -> None:
     """Write the arrays and specs of some cells of one training, then append all their rows at once.
 
@@ -131,11 +112,18 @@ def record(
     for result in results:
         cell = result.cell
         key = Key(trained.train_id, trained.updates, cell.eval.eval_id)
-        store.record_specs(
-            folder / "specs.jsonl",
-            {trained.train_id: trained.trained_as, cell.eval.eval_id: identity(cell.eval)},
-        )
-        shared = row_keys(experiment, cell, trained, data, origin) | {"seconds": result.seconds}
+        specs = {trained.train_id: trained.trained_as, cell.eval.eval_id: identity(cell.eval)}
+        store.record_specs(folder / "specs.jsonl", specs)
+        shared = {
+            **origin,
+            **cell.row(),
+            "updates": trained.updates,
+            "train_id": trained.train_id,
+            "train_commits": " ".join(trained.commits),
+            "eval_id": cell.eval.eval_id,
+            "data_sha256": data.sha256,
+            "seconds": result.seconds,
+        }
         others = stored(elsewhere, cell, (trained.train_id, trained.updates), data)
         newest = {(row["experiment"], row.get("variant")): row["created"] for row in others}  # the last row counts
         for other, variant in [(experiment, cell.variant), *(k for k, at in newest.items() if at != origin["created"])]:

@@ -118,10 +118,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         InputError: a bad line elsewhere; names file and line.
         OSError: naming `path`: it cannot be read, or is no regular file.
     """
-    try:
-        return lines.parse(_read(path))
-    except lines.BadLine as error:
-        raise InputError(f"{path}, line {error.number}, is no JSON object; correct or delete the line") from None
+    return lines.parse(_read(path), path)
 
 
 def record_specs(path: Path, specs: Mapping[str, Mapping[str, Any]]) -> None:
@@ -159,30 +156,18 @@ def code_state(root: Path) -> tuple[str | None, bool | None]:
     """
     if not (root / ".git").exists():  # an installed copy may lie inside the checkout of another project
         return None, None
-    git = ["git", "--no-optional-locks", "-C", str(root)]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
     code = [*CODE_FOLDERS, "pyproject.toml", "constraints.txt"]
+    new = [f"{folder}/*.py" for folder in CODE_FOLDERS]
+    made = ":(exclude)reports/out"
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-        changed = subprocess.run(
-            [*git, "diff", "--name-only", "HEAD", "--", *code, ":(exclude)reports/out"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        added = subprocess.run(
-            [
-                *git,
-                "ls-files",
-                "--others",
-                "--exclude-standard",
-                "--",
-                *(f"{d}/*.py" for d in CODE_FOLDERS),
-                ":(exclude)reports/out",
-            ],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+        commit = git("rev-parse", "HEAD")
+        changed = git("diff", "--name-only", "HEAD", "--", *code, made)
+        added = git("ls-files", "--others", "--exclude-standard", "--", *new, made)
     except subprocess.CalledProcessError as error:
         logger.warning("rows will name no commit, since git failed: %s", " ".join(error.stderr.split()))
         return None, None
