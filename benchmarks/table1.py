@@ -129,11 +129,7 @@ def report(options: Options, rows: list[dict[str, Any]], data: DataSet, known: R
             f"ours - committed, on the same targets: {apart.mean():+.2f} nats in the mean of {len(apart)} cells, "
             f"at most {apart.abs().max():.2f} in one.\n"
         )
-    for suffix, content in (
-        ("md", tables.markdown(grid, title)),
-        ("csv", tables.csv(frame)),
-        ("tex", tables.latex(grid, title)),
-    ):
+    for suffix, content in tables.contents(grid, frame, title).items():
         store.write_text(options.out / f"{name}.{suffix}", content)
     print(
         *warning(data),

@@ -21,16 +21,12 @@ def plain(key: str, digits: int = 1, scale: float = 1.0) -> Column:
     return lambda frame: ["" if pd.isna(number) else f"{scale * number:.{digits}f}" for number in frame[key]]
 
 
-def value(metric: str, digits: int = 1, scale: float = 1.0) -> Column:
-    """A number and its standard error."""
+def value(metric: str, digits: int = 1, scale: float = 1.0, sign: str = "") -> Column:
+    """A number and its standard error; `sign` as of `number`."""
     return lambda frame: [
-        number(scale * v, scale * s, digits) for v, s in zip(frame[metric], frame[f"{metric}_stderr"], strict=True)
+        number(scale * v, scale * s, digits, sign)
+        for v, s in zip(frame[metric], frame[f"{metric}_stderr"], strict=True)
     ]
-
-
-def signed(name: str, digits: int = 1) -> Column:
-    """A difference and its standard error."""
-    return lambda frame: [with_sign(v, s, digits) for v, s in zip(frame[name], frame[f"{name}_stderr"], strict=True)]
 
 
 def ends(low: str, high: str, digits: int = 1, scale: float = 1.0) -> Column:
@@ -58,20 +54,15 @@ def compared(other: str) -> dict[str, Column]:
     """Columns of a bound and of its paired difference to another."""
     return {
         "NLL": value("nll"),
-        f"minus {other}": signed("difference", 2),
+        f"minus {other}": value("difference", 2, sign="+"),
         "95 % interval": ends("difference_low", "difference_high", 2),
         "KL_a": value("kl_a", 2),
         "KL_z": value("kl_z"),
     }
 
 
-def number(value: float | None, stderr: float | None = None, digits: int = 1) -> str:
-    if value is None or pd.isna(value):
-        return "-"
-    return f"{value:.{digits}f}" + ("" if stderr is None or pd.isna(stderr) else f" ± {stderr:.{digits}f}")
-
-
-def with_sign(value: float, stderr: float | None = None, digits: int = 1) -> str:
+def number(value: float | None, stderr: float | None = None, digits: int = 1, sign: str = "") -> str:
+    """A number and its standard error, "-" where it is not there; with `sign` "+" one above 0 has a sign too."""
     if pd.isna(value):
         return "-"
-    return f"{value:+.{digits}f}" + ("" if stderr is None or pd.isna(stderr) else f" ± {stderr:.{digits}f}")
+    return f"{value:{sign}.{digits}f}" + ("" if pd.isna(stderr) else f" ± {stderr:.{digits}f}")

@@ -1,12 +1,15 @@
 """Estimators of the gradient, compared: their frame and table, and the paragraph that their rows fill."""
 
+import re
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from reports.aggregate import differences, seed_means
-from reports.results import Results
+from reports import frames
+from reports.aggregate import seed_means
+from reports.columns import DIRTY, Column, plain, text_of, value, whole
+from reports.results import Results, select
 
 # Variants are named WAY-NAME; lines stand in this order.
 WAYS = {"shipped": "shipped weights", "started": "from the shipped weights", "scratch": "from scratch"}
@@ -30,14 +33,14 @@ NAMES = {
     "single": "VIMCO, z by one sample",
     "wake+dreg": "wake-phi, z by DReG",
 }
-# Column: metric and what else tells its cell apart.
-COLUMNS: dict[str, dict[str, Any]] = {
-    "nll_4": {"metric": "nll", "num_samples": 4},
-    "nll_1000": {"metric": "nll", "num_samples": 1000},
-    "kl_p_q": {"metric": "kl_p_q"},
-    "accuracy": {"metric": "accuracy"},
-}
 SMOKE_SAMPLES = 2  # the most of a smoke run
+KEYS = ["model", "variant"]
+WITH_ERRORS = ("nll_4", "nll_1000", "kl_p_q", "accuracy", "difference_4", "difference_1000")
+NUMBERS = [
+    *("n", "updates", "seeds", "dirty"),
+    *(column for name in WITH_ERRORS for column in (name, f"{name}_stderr")),
+    *("seconds_per_update", "snr_a", "snr_z"),
+]
 
 
 def frame(results: Results) -> pd.DataFrame:
@@ -48,44 +51,29 @@ def frame(results: Results) -> pd.DataFrame:
     of q(a|x) (`snr_a`) and of q(z|m, x) (`snr_z`), from scratch at VIMCO's weights, else at the shipped ones; n,
     updates, seeds, dirty.
     """
-    means = seed_means(results.of("estimators", targets="all"))
-    if means.empty:
-        return means
-    parts = means.variant.str.partition("-")
-    means = means.assign(way=parts[0], name=parts[2])
-    keys = ["way", "name"]
-    found = means[(means.metric == "nll") & (means.num_samples == _samples(results, 4))][
-        [*keys, "n", "updates", "seeds", "dirty"]
-    ]
-    for column, where in COLUMNS.items():
-        fits = means.metric == where["metric"]
-        if "num_samples" in where:
-            fits &= means.num_samples == _samples(results, where["num_samples"])
-        part = means[fits].rename(columns={"value": column, "stderr": f"{column}_stderr"})
-        found = found.merge(part[[*keys, column, f"{column}_stderr"]], "left", keys)
-    for samples_ in (4, 1000):
-        found = found.merge(_paired(results, samples_), "left", keys)
-    times = means[means.metric == "seconds_per_update"].set_index("name").value
-    found["seconds_per_update"] = found.name.map(times)
+    rows = results.of("estimators", targets="all")
+    if rows.empty:
+        return rows
+    parts = rows.variant.str.partition("-")
+    rows = rows.assign(model=parts[0], variant=parts[2])  # way and name, in columns that tell cells apart
+    whole = [_bounds(results, rows, samples) for samples in (4, 1000)]
+    whole += [frames.cells(rows, KEYS, [metric]) for metric in ("kl_p_q", "accuracy")]
+    found = pd.concat([part.set_index(KEYS) for part in whole], axis="columns")
+    found = found.loc[:, ~found.columns.duplicated()]  # n, updates, seeds and dirty of the first
+    means = seed_means(rows)
+    times = select(means, metric="seconds_per_update").set_index("variant").value
+    found["seconds_per_update"] = found.index.get_level_values("variant").map(times.to_dict())
     for metric in ("snr_a", "snr_z"):
-        found[metric] = [_noise(means, metric, way, name) for way, name in zip(found.way, found.name, strict=True)]
-    order = pd.MultiIndex.from_product([WAYS, NAMES], names=keys)
-    return found.set_index(keys).reindex(order).dropna(subset=["nll_4"]).reset_index().astype({"dirty": bool})
+        found[metric] = [_noise(means, metric, *pair) for pair in found.index]
+    found = found[NUMBERS].reindex(pd.MultiIndex.from_product([WAYS, NAMES], names=["way", "name"]))
+    return found.dropna(subset=["nll_4"]).reset_index().astype({"dirty": bool})
 
 
-def _samples(results: Results, samples: int) -> int:
-    return min(samples, SMOKE_SAMPLES) if results.smoke else samples
-
-
-def _paired(results: Results, samples: int) -> pd.DataFrame:
-    rows = results.of("estimators", metric="nll", num_samples=_samples(results, samples))
-    parts = []
-    for way in WAYS:
-        own = rows[rows.variant.str.startswith(way)]
-        found = differences(results, own, ["variant"], {"variant": f"{way}-vimco"})
-        parts.append(found.assign(way=way, name=found.variant.astype(str).str.removeprefix(f"{way}-")))
-    names = {"difference": f"difference_{samples}", "difference_stderr": f"difference_{samples}_stderr"}
-    return pd.concat(parts).rename(columns=names)[["way", "name", *names.values()]]
+def _bounds(results: Results, rows: pd.DataFrame, samples: int) -> pd.DataFrame:
+    """The NLL with so many samples, and minus that of VIMCO in the same way."""
+    nll = select(rows, metric="nll", num_samples=min(samples, SMOKE_SAMPLES) if results.smoke else samples)
+    found = frames.compared(results, nll, KEYS, ["nll"], variant="vimco")
+    return found.rename(columns=lambda name: re.sub("^(nll|difference)", rf"\1_{samples}", name))
 
 
 def _noise(means: pd.DataFrame, metric: str, way: str, name: str) -> float:
@@ -93,42 +81,32 @@ def _noise(means: pd.DataFrame, metric: str, way: str, name: str) -> float:
     rules = {"snr_a": name, "snr_z": "iwae" if name == "vimco" else name}
     fits = means[(means.metric == metric) & (means.rule == rules[metric])]
     where = {"started": ("shipped", "started"), "scratch": ("scratch",)}.get(way, ())
-    own = fits[fits.way.isin(where)]
+    own = fits[fits.model.isin(where)]
     return float(own.value.iloc[0]) if len(own) else np.nan
 
 
-def grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table as it is read; all text."""
-    columns = {
-        "training": [WAYS[way] for way in frame.way],
-        "estimator": [NAMES[name] for name in frame.name],
-        "NLL, K = 4": _values(frame, "nll_4", 2),
-        "K = 1,000": _values(frame, "nll_1000", 2),
-        "- VIMCO, K = 4": _values(frame, "difference_4", 2),
-        "K = 1,000 ": _values(frame, "difference_1000", 2),
-        "KL(p||q)": _values(frame, "kl_p_q", 2),
-        "20-way, %": _values(frame.assign(accuracy=100 * frame.accuracy), "accuracy", 1, 100),
-        "ms an update": _numbers(1000 * frame.seconds_per_update, 0),
-        "SNR, q(a|x)": _numbers(frame.snr_a, 2),
-        "SNR, q(z|m, x)": _numbers(frame.snr_z, 2),
-        "n": _numbers(frame.n, 0),
-        "updates": [f"{updates:,.0f}" for updates in frame.updates],
-        "seeds": _numbers(frame.seeds, 0),
-        "": ["*" if dirty else "" for dirty in frame.dirty],
-    }
-    return pd.DataFrame(columns)
+def _known(column: Column) -> Column:
+    """The column, empty where a number is not there."""
+    return lambda frame: ["" if text == "-" else text for text in column(frame)]
 
 
-def _values(frame: pd.DataFrame, column: str, digits: int, scale: float = 1) -> list[str]:
-    pairs = zip(frame[column], scale * frame[f"{column}_stderr"], strict=True)
-    return [
-        "" if np.isnan(value) else f"{value:.{digits}f}" + ("" if np.isnan(error) else f" ± {error:.{digits}f}")
-        for value, error in pairs
-    ]
-
-
-def _numbers(values: "pd.Series[float]", digits: int) -> list[str]:
-    return ["" if np.isnan(value) else f"{value:.{digits}f}" for value in values]
+COLUMNS: dict[str, Column] = {
+    "training": text_of("way", WAYS),
+    "estimator": text_of("name", NAMES),
+    "NLL, K = 4": _known(value("nll_4", 2)),
+    "K = 1,000": _known(value("nll_1000", 2)),
+    "- VIMCO, K = 4": _known(value("difference_4", 2)),
+    "K = 1,000 ": _known(value("difference_1000", 2)),
+    "KL(p||q)": _known(value("kl_p_q", 2)),
+    "20-way, %": _known(value("accuracy", scale=100)),
+    "ms an update": plain("seconds_per_update", 0, 1000),
+    "SNR, q(a|x)": plain("snr_a", 2),
+    "SNR, q(z|m, x)": plain("snr_z", 2),
+    "n": plain("n", 0),
+    "updates": whole("updates"),
+    "seeds": plain("seeds", 0),
+    **DIRTY,
+}
 
 
 def conclusions(frame: pd.DataFrame) -> str:

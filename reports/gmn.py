@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from reports.aggregate import differences, seed_means
+from reports.columns import number, value
 from reports.declared import declared
 from reports.drawing import is_comparable
 from reports.results import Results
@@ -91,29 +92,22 @@ def grid(found: pd.DataFrame) -> pd.DataFrame:
                 first = nothing.loc[[line]].iloc[0] if targets == "all" and line in nothing.index else None
                 name = line if targets == "all" else f"{line}, {targets}"
                 by_shots = cells.set_index("shots").reindex(SEEN)
-                texts = [_number(v, s) for v, s in zip(by_shots.value, by_shots.stderr, strict=True)]
-                before = "" if first is None else _number(first.value, first.stderr)
+                texts = [number(v, s) for v, s in zip(by_shots.value, by_shots.stderr, strict=True)]
+                before = "" if first is None else number(first.value, first.stderr)
                 lines.append([protocol, f"{classes:.0f}", name, before, *texts, *_made_by(cells)])
                 if cells.minus_vma.notna().any():
-                    pairs = zip(by_shots.minus_vma, by_shots.minus_vma_stderr, strict=True)
-                    lines.append(["", "", "minus VMA", "", *(_number(v, s, "+") for v, s in pairs), *[""] * 4])
+                    lines.append(["", "", "minus VMA", "", *value("minus_vma", sign="+")(by_shots), *[""] * 4])
                 if cells.quoted.notna().any():
-                    lines.append(["", "", "quoted in Table 1", "", *(_number(v) for v in by_shots.quoted), *[""] * 4])
+                    lines.append(["", "", "quoted in Table 1", "", *map(number, by_shots.quoted), *[""] * 4])
                     if protocol == "gmn" and classes in ICLR:
-                        own = [_number(ICLR[int(classes)].get(n, np.nan)) for n in SHOTS]
+                        own = [number(ICLR[int(classes)].get(n)) for n in SHOTS]
                         lines.append(["", "", "in GMN's first text", *own, *[""] * 4])
     alone = found[found.line.str.startswith("Plain VAE")]
     for _, row in alone.iterrows():
         made = _made_by(alone.loc[[row.name]])
-        lines.append(["none", "", row.line, _number(row.value, row.stderr), *[""] * len(SEEN), *made])
+        lines.append(["none", "", row.line, number(row.value, row.stderr), *[""] * len(SEEN), *made])
     columns = ["protocol", "C", "model", *(f"{n}" for n in SHOTS), "n", "updates", "seeds", ""]
     return pd.DataFrame(lines, columns=columns)
-
-
-def _number(value: float, stderr: float = np.nan, sign: str = "") -> str:
-    if pd.isna(value):
-        return "-"
-    return f"{value:{sign}.1f}" + ("" if pd.isna(stderr) else f" ± {stderr:.1f}")
 
 
 def _made_by(cells: pd.DataFrame) -> list[str]:

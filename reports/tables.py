@@ -20,11 +20,9 @@ from reports.columns import (
     models_of,
     number,
     plain,
-    signed,
     text_of,
     value,
     whole,
-    with_sign,
 )
 from reports.declared import DECLARED
 from reports.models import label
@@ -56,55 +54,47 @@ class TableSpec:
 # Tables that are no list of cells.
 
 
-def quoted_gmn(paper: pd.DataFrame) -> pd.DataFrame:
-    """GMN's published rows of Table 1: classes as index, shots as columns."""
-    gmn = paper[(paper["where"] == "Table 1") & (paper.model == "gmn")]
-    gmn = gmn.astype({"classes": int, "shots": int})
-    return gmn.pivot(index="classes", columns="shots", values="number")
-
-
 def table1_grid(frame: pd.DataFrame) -> pd.DataFrame:
     """The table as it is read: a line for each model, C and kind of figure, a column for each number of examples; all
     text.
     """
-    gmn = quoted_gmn(paper_numbers())
+    paper = paper_numbers()
+    gmn = paper[(paper["where"] == "Table 1") & (paper.model == "gmn")].astype({"classes": int, "shots": int})
+    gmn = gmn.pivot(index="classes", columns="shots", values="number")
     shots = list(gmn.columns)
+    frame = frame.rename(columns={"stderr": "value_stderr"})
     lines: list[list[str]] = []
 
-    def add(model: str, classes: str, what: str, cells: list[str]) -> None:
-        lines.append([model, classes, what, *cells])
+    def add(name: str, classes: str, what: str, numbers: Iterable[str]) -> None:
+        texts = list(numbers)
+        lines.append([name, classes, what, *texts, *[""] * (len(shots) - len(texts))])  # the plain VAE has one alone
+
+    def add_ours(name: str, classes: str, cells: pd.DataFrame) -> None:
+        add(name, classes, "ours", value("value")(cells))
+        there = cells.loc[:, cells.notna().any()]
+        for what, column, digits, sign in (
+            ("paper", "paper", 1, ""),
+            ("ours - paper", "difference", 1, "+"),
+            ("committed", "committed", 1, ""),
+            ("ours - committed", "minus_committed", 2, "+"),
+        ):
+            if column in there:
+                add("", "", what, [number(v, digits=digits, sign=sign) for v in cells[column]])
+        if "minus_vma" in there:
+            add("", "", "ours - our VMA", value("minus_vma", sign="+")(cells))
 
     for model in (model for model in frame.model.unique() if model != "vae"):
         for targets in ("all", "duplicated", "new"):
             part = frame[(frame.model == model) & (frame.targets == targets)]
             for classes, cells in part.groupby("classes"):
-                by_shots = cells.set_index("shots").reindex(shots)
                 name = label(model) if targets == "all" else f"{label(model)}, {targets}"
-                add(
-                    name,
-                    f"{classes:.0f}",
-                    "ours",
-                    [number(v, s) for v, s in zip(by_shots.value, by_shots.stderr, strict=True)],
-                )
-                if "paper" in cells and cells.paper.notna().any():
-                    add("", "", "paper", [number(v) for v in by_shots.paper])
-                    add("", "", "ours - paper", [with_sign(v) for v in by_shots.difference])
-                if "committed" in cells and cells.committed.notna().any():
-                    add("", "", "committed", [number(v) for v in by_shots.committed])
-                    add("", "", "ours - committed", [with_sign(v, digits=2) for v in by_shots.minus_committed])
-                if "minus_vma" in cells and cells.minus_vma.notna().any():
-                    pairs = zip(by_shots.minus_vma, by_shots.minus_vma_stderr, strict=True)
-                    add("", "", "ours - our VMA", [with_sign(v, s) for v, s in pairs])
+                add_ours(name, f"{classes:.0f}", cells.set_index("shots").reindex(shots))
     quoted = gmn if frame.dataset.isin(DECLARED["table1"].datasets).all() else pd.DataFrame()
     for c, figures in quoted.iterrows():
-        add("GMN, quoted (in total)", str(c), "paper", [number(v) for v in figures.reindex(shots)])
+        add("GMN, quoted (in total)", str(c), "paper", map(number, figures.reindex(shots)))
     vae = frame[frame.model == "vae"]
     if len(vae):
-        rest = [""] * (len(shots) - 1)
-        add(label("vae"), "", "ours", [number(vae.value.iloc[0], vae.stderr.iloc[0]), *rest])
-        if "committed" in vae and vae.committed.notna().any():
-            add("", "", "committed", [number(vae.committed.iloc[0]), *rest])
-            add("", "", "ours - committed", [with_sign(vae.minus_committed.iloc[0], digits=2), *rest])
+        add_ours(label("vae"), "", vae)
     return pd.DataFrame(lines, columns=["model", "C", "", *(f"{s:.0f}" for s in shots)])
 
 
@@ -153,14 +143,6 @@ LEARNED: dict[str, Column] = {
 }
 
 
-def _table1(protocol: str, train_protocol: str = "per_class") -> dict[str, Any]:
-    return {
-        "experiments": ("table1",),
-        "frame": partial(frames.table1, protocol=protocol, train_protocol=train_protocol),
-        "columns": table1_grid,
-    }
-
-
 TUNED = {
     "vma": "VMA of Table 1",
     "soft": "soft attention of Table 1",
@@ -178,19 +160,25 @@ TABLES = {
         TableSpec(
             "table1",
             f"Table 1. Test {_NLL}, K = 1,000, against classes C and examples per class in memory",
-            **_table1("per_class"),
+            ("table1",),
+            partial(frames.table1, protocol="per_class"),
+            table1_grid,
         ),
         TableSpec(
             "table1-gmn",
             f"Table 1 under the GMN protocol. Test {_NLL}, K = 1,000, against classes C and examples in total in "
             "memory, targets that are duplicated there apart",
-            **_table1("gmn"),
+            ("table1",),
+            partial(frames.table1, protocol="gmn"),
+            table1_grid,
         ),
         TableSpec(
             "table1-gmn-trained",
             f"Table 1 under the GMN protocol, VMA having been trained under it too. Test {_NLL}, K = 1,000, against "
             "classes C and examples in total in memory",
-            **_table1("gmn", "gmn"),
+            ("table1",),
+            partial(frames.table1, protocol="gmn", train_protocol="gmn"),
+            table1_grid,
         ),
         TableSpec("gmn", gmn.TABLE, ("table1",), gmn.frame, gmn.grid),
         TableSpec(
@@ -261,7 +249,7 @@ TABLES = {
                 "|M|": whole("memory_size"),
                 "NLL": value("nll"),
                 "optimum": plain("optimum"),
-                "NLL - optimum": signed("excess"),
+                "NLL - optimum": value("excess", sign="+"),
                 "95 % interval": ends("excess_low", "excess_high"),
                 "KL_a": value("kl_a", 2),
                 **MADE,
@@ -354,7 +342,7 @@ TABLES = {
             "VIMCO's or the shipped weights; differences are paired on the same targets",
             ("estimators",),
             estimators.frame,
-            estimators.grid,
+            estimators.COLUMNS,
         ),
         TableSpec(
             OWN,
@@ -459,19 +447,17 @@ def save(results: Results, folder: Path, name: str, recipe: str = "") -> list[Pa
     frame = spec.frame(results)
     if frame.empty or (recipe and not spec.experiments):  # times are of no recipe
         return []
-    grid = spec.grid(frame)
     folder.mkdir(parents=True, exist_ok=True)
-    above = title(results, name, frame)
-    contents = {
-        "md": markdown(grid, above),
-        "tex": latex(grid, above),
-        "csv": csv(frame),
-    }
     paths = []
-    for suffix, content in contents.items():
+    for suffix, content in contents(spec.grid(frame), frame, title(results, name, frame)).items():
         paths.append(folder / f"{name}{recipe}.{suffix}")
         paths[-1].write_text(content, encoding="utf-8")
     return paths
+
+
+def contents(grid: pd.DataFrame, frame: pd.DataFrame, title: str) -> dict[str, str]:
+    """The files of a table by their suffix."""
+    return {"md": markdown(grid, title), "tex": latex(grid, title), "csv": csv(frame)}
 
 
 def _made_by(part: pd.DataFrame) -> dict[str, str]:

@@ -70,7 +70,7 @@ def test_lines_stand_in_order_with_differences_on_the_same_targets(results: Resu
 
 def test_the_table_and_the_figure_have_a_line_each(results: Results, tmp_path: Path) -> None:
     frame = estimators.frame(results)
-    grid = estimators.grid(frame)
+    grid = tables.TABLES["estimators"].grid(frame)
     assert len(grid) == len(frame)
     assert grid["estimator"].tolist()[:3] == ["none", "VIMCO", "RLOO"]
     figure = FIGURES["estimators"].draw(results)
