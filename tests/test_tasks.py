@@ -37,6 +37,10 @@ def smoke_cells(name: str) -> Iterable[Cell]:
     return smoke(EXPERIMENTS[name]()).cells
 
 
+def whole(model: Trained, evaluation: EvalSpec) -> tasks.Evaluation:
+    return tasks.Evaluation(model, evaluation, DATA, CPU, lambda done, total: None)
+
+
 def value(result: tasks.Result, metric: str) -> float:
     (found,) = [m["value"] for m in result.metrics if m["metric"] == metric]
     return float(found)
@@ -61,7 +65,7 @@ def test_under_gmn_duplicated_targets_stand_apart() -> None:
 
 def test_memory_can_be_subsampled() -> None:
     evaluation = EvalSpec(EpisodeSpec(classes=4, shots=4), targets=16, memory_size=6, threads=1)
-    episode = tasks.draw(DATA, evaluation, CPU)(0)
+    episode = whole(trained(), evaluation).draw(0)
     assert episode.memory is not None
     assert len(episode.memory) == 6
     assert Cell(SPEC, evaluation).row()["memory_size"] == 6
@@ -141,7 +145,7 @@ def test_divergences_of_addresses_are_those_of_enumeration() -> None:
         assert result.arrays[name].shape == (12,)
         assert (result.arrays[name] >= 0).all()
         assert value(result, name) == pytest.approx(result.arrays[name].mean(), rel=1e-5)
-    model, episode = trained().model, tasks.draw(DATA, evaluation, CPU)(0)
+    model, episode = trained().model, whole(trained(), evaluation).draw(0)
     inclusive, exclusive = address_divergences(model, episode, 5, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
@@ -158,7 +162,6 @@ def test_signal_and_noise_are_those_of_a_gradient_that_is_known(monkeypatch: pyt
     """Of mean 2 and standard deviation 1/2 in each of its parameters: 16."""
     evaluation = EvalSpec(EpisodeSpec(classes=3, shots=2), 400, targets=24, task="gradient-noise", threads=1)
     generator = torch.Generator().manual_seed(0)
-    model = trained().model
 
     def known(update: Update, number: int) -> Terms:
         x = sum((p * (2 + torch.randn(p.shape, generator=generator) / 2)).sum() for p in update.model.parameters())
@@ -167,7 +170,7 @@ def test_signal_and_noise_are_those_of_a_gradient_that_is_known(monkeypatch: pyt
 
     monkeypatch.setattr(Update, "terms", known)
     monkeypatch.setattr(tasks, "build_objective", lambda spec, model: lambda terms: terms.kl_a)
-    found = tasks._signal_to_noise(model, SPEC, "posterior.head.", evaluation, DATA, CPU)
+    found = tasks._signal_to_noise(whole(trained(), evaluation), SPEC, "posterior.head.")
     assert found == pytest.approx(16, rel=0.05)
 
 
@@ -211,5 +214,5 @@ def test_soft_attention_evaluated_together_gives_what_it_gives_alone(read: str) 
     ]
     together = tasks.evaluate_group(trained(spec), cells, DATA, CPU, lambda done, total: None)
     for cell, result in zip(cells, together, strict=True):
-        _, alone = tasks.TASKS[None](trained(spec), cell.eval, DATA, CPU, lambda done, total: None)
+        _, alone = tasks.TASKS[None](whole(trained(spec), cell.eval))
         assert np.allclose(result.arrays["nll"], alone["nll"], rtol=1e-4)

@@ -4,7 +4,8 @@ of.
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,14 +14,7 @@ import torch
 from baselines.soft_attention import SoftAttentionVAE, SoftEncoded
 from benchmarks.declare.spec import BY_CLASS, NEEDLESS, Cell, EvalSpec, TrainSpec
 from benchmarks.record.evaluated import Result, Trained
-from benchmarks.runs.build import (
-    DTYPES,
-    SURROGATES,
-    build_draw,
-    build_model,
-    build_objective,
-    build_optimizer,
-)
+from benchmarks.runs.build import DRAWS, DTYPES, SURROGATES, build_model, build_objective, build_optimizer
 from vma.data import DataSet, ImageSet
 from vma.data.episodes import Episode, Episodes, EpisodeSpec, shifted_memory, subsample_memory
 from vma.errors import InputError
@@ -36,7 +30,7 @@ from vma.evaluation import (
     own_entry_probability,
 )
 from vma.model import Z_GRADIENTS
-from vma.protocol import EmbeddingModel, Model, has_address
+from vma.protocol import EmbeddingModel, Model
 from vma.statistics import clustered_stderr, interval
 from vma.training import Update
 
@@ -52,6 +46,7 @@ RULES: dict[str | None, str] = {
 }
 
 Progress = Callable[[int, int], None]
+Found = tuple[list[dict[str, Any]], dict[str, np.ndarray]]  # metrics, and arrays by name
 Item = TypeVar("Item")
 
 
@@ -60,13 +55,47 @@ def split(data: DataSet, evaluation: EvalSpec) -> ImageSet:
     return {"train": data.train, "validation": data.validation, "test": data.test}[evaluation.split]
 
 
-def draw(data: DataSet, evaluation: EvalSpec, device: torch.device) -> Callable[[int], Episode]:
-    """The episodes of an evaluation."""
-    episodes = Episodes(split(data, evaluation).to(device), evaluation.episode, evaluation.seed)
-    if evaluation.memory_size is None:
-        return episodes
-    size, seed = evaluation.memory_size, evaluation.seed
-    return lambda step: subsample_memory(episodes(step), size, seed, step)
+@dataclass(frozen=True)
+class Evaluation:
+    """A trained model, and what of it is evaluated, on which data and device; `progress` is told how many of how many
+    episodes are done.
+    """
+
+    trained: Trained
+    spec: EvalSpec
+    data: DataSet
+    device: torch.device
+    progress: Progress
+
+    @property
+    def model(self) -> Any:
+        """What a task asks of it, the model of its cells has."""
+        return self.trained.model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.spec.dtype]
+
+    @property
+    def images(self) -> ImageSet:
+        return split(self.data, self.spec)
+
+    @cached_property
+    def draw(self) -> Callable[[int], Episode]:
+        """The episode of each step."""
+        episodes = Episodes(self.images.to(self.device), self.spec.episode, self.spec.seed)
+        size, seed = self.spec.memory_size, self.spec.seed
+        return episodes if size is None else lambda step: subsample_memory(episodes(step), size, seed, step)
+
+    def episodes(self) -> Iterator[Episode]:
+        """All of them, one after the other."""
+        return map(self.draw, _told(self.spec.steps, self.progress))
+
+    def generator(self) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(self.spec.seed)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
 def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
@@ -113,71 +142,53 @@ def evaluate_group(
     Args:
         progress: told how many of how many episodes are done.
     """
-    cell = group[0]
-    torch.set_num_threads(cell.eval.threads)
-    if _shares(cell):
-        return _memories(trained, group, data, device, progress)
+    parts = [Evaluation(trained, cell.eval, data, device, progress) for cell in group]
+    torch.set_num_threads(parts[0].spec.threads)
     started = time.monotonic()
-    metrics, arrays = TASKS[cell.eval.task](trained, cell.eval, data, device, progress)
-    return [Result(cell, metrics, arrays, time.monotonic() - started)]
-
-
-def _memories(
-    trained: Trained, group: Sequence[Cell], data: DataSet, device: torch.device, progress: Progress
-) -> list[Result]:
-    started = time.monotonic()
-    if isinstance(trained.model, EmbeddingModel):
-        scores = _address_scores(trained, group, data, device, progress)
+    if not _shares(group[0]):
+        found = [TASKS[parts[0].spec.task](parts[0])]
     else:
-        scores = _each_alone(trained.model, group, data, device, progress)
+        scores = _together(parts) if isinstance(trained.model, EmbeddingModel) else _each_alone(parts)
+        found = [(bound_metrics(one, part), bound_arrays(one)) for one, part in zip(scores, parts, strict=True)]
     seconds = (time.monotonic() - started) / len(group)
-    return [
-        Result(cell, bound_metrics(s, cell.eval, data), bound_arrays(s), seconds)
-        for cell, s in zip(group, scores, strict=True)
-    ]
+    return [Result(cell, *result, seconds) for cell, result in zip(group, found, strict=True)]
 
 
-def _address_scores(
-    trained: Trained, group: Sequence[Cell], data: DataSet, device: torch.device, progress: Progress
-) -> list[Scores]:
-    first = group[0].eval
-    parts = list(
+def _together(parts: Sequence[Evaluation]) -> list[Scores]:
+    first = parts[0]
+    steps = list(
         evaluate_memories(
-            trained.model,
-            [draw(data, cell.eval, device) for cell in group],
-            _told(first.steps, progress),
-            first.num_samples,
-            seed=first.seed,
-            dtype=DTYPES[first.dtype],
+            first.model,
+            [part.draw for part in parts],
+            _told(first.spec.steps, first.progress),
+            first.spec.num_samples,
+            seed=first.spec.seed,
+            dtype=first.dtype,
         )
     )
-    return [join([part[i] for part in parts]) for i in range(len(group))]
+    return [join([step[i] for step in steps]) for i in range(len(parts))]
 
 
-def _each_alone(
-    model: Model, group: Sequence[Cell], data: DataSet, device: torch.device, progress: Progress
-) -> list[Scores]:
+def _each_alone(parts: Sequence[Evaluation]) -> list[Scores]:
     """Soft attention reads all of a memory for every sample, so cells share no more than the encoding of the images;
     of other models it is not known whether they could.
     """
-    known = _encoded_once(model, group[0].eval, data, device) if isinstance(model, SoftAttentionVAE) else None
+    known = _encoded_once(parts[0]) if isinstance(parts[0].model, SoftAttentionVAE) else None
     scores = []
-    for i, cell in enumerate(group):
+    for i, part in enumerate(parts):
 
-        def told(done: int, total: int, before: int = i) -> None:
-            progress(total * before + done, total * len(group))
+        def told(done: int, total: int, before: int = i, progress: Progress = part.progress) -> None:
+            progress(total * before + done, total * len(parts))
 
-        scores.append(_scores(model, cell.eval, data, device, told, known))
+        scores.append(_scores(replace(part, progress=told), known))
     return scores
 
 
-def _encoded_once(
-    model: SoftAttentionVAE, evaluation: EvalSpec, data: DataSet, device: torch.device
-) -> Callable[[Episode], SoftEncoded]:
+def _encoded_once(of: Evaluation) -> Callable[[Episode], SoftEncoded]:
     """What gives the encoded memory of an episode: the images that it is made of are encoded beforehand."""
-    images = split(data, evaluation).images.to(device)
-    with evaluating(model), _autocast(evaluation, device):
-        encoded = SoftEncoded.join([model.encode_memory(part.float()) for part in images.split(ENCODED_AT_ONCE)])
+    images = of.images.images.to(of.device)
+    with evaluating(of.model), of.autocast():
+        encoded = SoftEncoded.join([of.model.encode_memory(part.float()) for part in images.split(ENCODED_AT_ONCE)])
 
     def known(episode: Episode) -> SoftEncoded:
         assert episode.memory_index is not None
@@ -193,43 +204,25 @@ def _told(items: Sequence[Item], progress: Progress) -> Iterator[Item]:
     progress(len(items), len(items))
 
 
-def _scores(
-    model: Model,
-    evaluation: EvalSpec,
-    data: DataSet,
-    device: torch.device,
-    progress: Progress,
-    encode: Callable[[Episode], Any] | None = None,
-) -> Scores:
-    return evaluate(
-        model,
-        draw(data, evaluation, device),
-        _told(evaluation.steps, progress),
-        evaluation.num_samples,
-        seed=evaluation.seed,
-        dtype=DTYPES[evaluation.dtype],
-        encode=encode,
-    )
+def _scores(of: Evaluation, encode: Callable[[Episode], Any] | None = None) -> Scores:
+    steps = _told(of.spec.steps, of.progress)
+    return evaluate(of.model, of.draw, steps, of.spec.num_samples, seed=of.spec.seed, dtype=of.dtype, encode=encode)
 
 
-def _bound(
-    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    scores = _scores(trained.model, evaluation, data, device, progress)
-    metrics = bound_metrics(scores, evaluation, data, trained.spec.model != "vae")
-    return metrics, bound_arrays(scores)
+def _bound(of: Evaluation) -> Found:
+    scores = _scores(of)
+    return bound_metrics(scores, of), bound_arrays(scores)
 
 
-def bound_metrics(
-    scores: Scores, evaluation: EvalSpec, data: DataSet, conditioned: bool = True
-) -> list[dict[str, Any]]:
+def bound_metrics(scores: Scores, of: Evaluation) -> list[dict[str, Any]]:
     """Each metric of `Scores` with its standard error; under `gmn` also for the targets that are duplicated in memory
-    and for those that are not.
+    and for those that are not, but of a model without a memory.
     """
     parts = {"all": scores}
-    if evaluation.episode.protocol == "gmn" and conditioned:
+    protocol = of.spec.episode.protocol
+    if protocol == "gmn" and of.trained.spec.model != "vae":
         parts |= {"duplicated": scores.where(scores.duplicated), "new": scores.where(~scores.duplicated)}
-    by_class = evaluation.episode.protocol in BY_CLASS and split(data, evaluation).num_classes > 1
+    by_class = protocol in BY_CLASS and of.images.num_classes > 1
     found = []
     for targets, part in parts.items():
         for metric in METRICS if len(part) else ():
@@ -249,13 +242,10 @@ def metric_of(metric: str, value: float, stderr: float | None, n: int) -> dict[s
     return {"metric": metric, "value": value, "stderr": finite, "n": n, "targets": "all"}
 
 
-def _recall(
-    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+def _recall(of: Evaluation) -> Found:
     """The bound, and q(a|x) of the entry that the target is."""
-    metrics, arrays = _bound(trained, evaluation, data, device, progress)
-    episodes = draw(data, evaluation, device)
-    own = [own_entry_probability(trained.model, episodes(s), DTYPES[evaluation.dtype]) for s in evaluation.steps]
+    metrics, arrays = _bound(of)
+    own = [own_entry_probability(of.model, episode, of.dtype) for episode in map(of.draw, of.spec.steps)]
     p_exact = torch.cat(own).cpu().numpy().astype(np.float32)
     metrics.append(
         metric_of("p_exact", float(p_exact.mean()), clustered_stderr(p_exact, arrays["x_index"]), len(p_exact))
@@ -264,18 +254,16 @@ def _recall(
 
 
 @torch.no_grad()
-def _learned(
-    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+def _learned(of: Evaluation) -> Found:
     """The bound, the entropy of p(a) over the learned memory, and samples of its likeliest entries (Figure 2B)."""
-    metrics, arrays = _bound(trained, evaluation, data, device, progress)
-    model: Any = trained.model
-    with _autocast(evaluation, device):
+    metrics, arrays = _bound(of)
+    model = of.model
+    with of.autocast():
         encoded = model.encode_memory(None)
         log_p = encoded.keys.log_p.double()
         rows = log_p.topk(min(LEARNED_ROWS, len(log_p))).indices
         addresses = rows.repeat_interleave(LEARNED_COLUMNS)
-        drawn = model.sample(encoded, len(addresses), generator=_generator(evaluation, device), addresses=addresses)
+        drawn = model.sample(encoded, len(addresses), generator=of.generator(), addresses=addresses)
     entropy = -(log_p.exp() * log_p).sum().item()
     metrics.append(metric_of("entropy_pa", entropy, None, len(log_p)))
     arrays |= {
@@ -287,19 +275,15 @@ def _learned(
 
 
 @torch.no_grad()
-def _samples(
-    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+def _samples(of: Evaluation) -> Found:
     """`num_samples` draws from p(x|M) for each episode's memory, of which the first entry is shown (Figure 4A)."""
-    model: Any = trained.model
-    episodes, generator = draw(data, evaluation, device), _generator(evaluation, device)
+    model, generator = of.model, of.generator()
     memory, classes, means = [], [], []
-    for step in _told(evaluation.steps, progress):
-        episode = episodes(step)
+    for episode in of.episodes():
         assert episode.memory is not None
         assert episode.memory_class is not None
-        with _autocast(evaluation, device):
-            drawn = model.sample(model.encode_memory(episode.memory), evaluation.num_samples, generator=generator)
+        with of.autocast():
+            drawn = model.sample(model.encode_memory(episode.memory), of.spec.num_samples, generator=generator)
         memory.append(_binary(episode.memory[:1]))
         classes.append(int(episode.memory_class[0]))
         means.append(_grey(drawn.means))
@@ -309,19 +293,15 @@ def _samples(
 
 
 @torch.no_grad()
-def _lookup(
-    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+def _lookup(of: Evaluation) -> Found:
     """Where each episode's first target looks (Figure 3), its reconstruction from there and samples of that entry."""
-    model: Any = trained.model
-    episodes, generator = draw(data, evaluation, device), _generator(evaluation, device)
+    model, generator = of.model, of.generator()
     found: dict[str, list[np.ndarray]] = {}
-    for step in _told(evaluation.steps, progress):
-        episode = episodes(step)
+    for episode in of.episodes():
         assert episode.memory is not None
         assert episode.memory_class is not None
         x = episode.x[:1]
-        with _autocast(evaluation, device):
+        with of.autocast():
             encoded = model.encode_memory(episode.memory)
             log_q, log_p = model.address(x, encoded)
             top = log_q[0].topk(min(TOP, log_q.shape[1])).indices
@@ -345,24 +325,16 @@ def _lookup(
     return [metric_of("class_mass", float(own.mean()), clustered_stderr(own, arrays["x_class"]), len(own))], arrays
 
 
-def _classification(
-    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+def _classification(of: Evaluation) -> Found:
     """Accuracy by the mass of q(a|x) on each class; by p(x|c) (`classification-likelihood`); or by p(x|c) with shifted
     copies of each entry in memory too (`classification-shifted`).
     """
-    episodes, generator = draw(data, evaluation, device), _generator(evaluation, device)
-    rule = RULES[evaluation.task]
+    generator, rule = of.generator(), RULES[of.spec.task]
     accuracies = []
-    for step in _told(evaluation.steps, progress):
-        episode = shifted_memory(episodes(step)) if rule == "shifted" else episodes(step)
-        said = classify(
-            trained.model,
-            episode,
-            0 if rule == "address" else evaluation.num_samples,
-            generator=generator,
-            dtype=DTYPES[evaluation.dtype],
-        )
+    for drawn in of.episodes():
+        episode = shifted_memory(drawn) if rule == "shifted" else drawn
+        num_samples = 0 if rule == "address" else of.spec.num_samples
+        said = classify(of.model, episode, num_samples, generator=generator, dtype=of.dtype)
         log_p = said.feed_forward if rule == "address" else said.likelihood
         assert log_p is not None
         accuracies.append(said.correct(log_p, episode.x_class).double().mean().item())
@@ -373,18 +345,12 @@ def _classification(
     return [metric], {rule: values.astype(np.float32)}
 
 
-def _divergences(
-    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+def _divergences(of: Evaluation) -> Found:
     """KL(p(a|x) || q(a|x)) and the other way round, over all entries, with `num_samples` draws of z for each."""
-    assert has_address(trained.model)  # as its cell says
-    episodes, generator = draw(data, evaluation, device), _generator(evaluation, device)
+    generator = of.generator()
     values, classes = [], []
-    for step in _told(evaluation.steps, progress):
-        episode = episodes(step)
-        found = address_divergences(
-            trained.model, episode, evaluation.num_samples, generator=generator, dtype=DTYPES[evaluation.dtype]
-        )
+    for episode in of.episodes():
+        found = address_divergences(of.model, episode, of.spec.num_samples, generator=generator, dtype=of.dtype)
         values.append(torch.stack(found).cpu().numpy())
         classes.append(episode.x_class.cpu().numpy())
     arrays = dict(zip(("kl_p_q", "kl_q_p"), np.concatenate(values, 1), strict=True))
@@ -393,16 +359,14 @@ def _divergences(
     return metrics, {name: v.astype(np.float32) for name, v in arrays.items()} | {"x_class": x_class}
 
 
-def _gradient_noise(
-    trained: Trained, evaluation: EvalSpec, data: DataSet, device: torch.device, progress: Progress
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+def _gradient_noise(of: Evaluation) -> Found:
     """Signal to noise, |E g|^2 / E|g - E g|^2, of an update's gradient at these weights, over `num_samples` draws of
     addresses and noise for the same targets: that of h^q, the parameters of q(a|x) alone, by every estimator
     (`snr_a`), and that of q(z|m, x) by every gradient of z (`snr_z`), which `rule` names.
 
     Weights that NVIL has trained are measured by NVIL alone, whose baseline is a part of them.
     """
-    spec = trained.spec
+    spec = of.trained.spec
     own: dict[str, tuple[TrainSpec, str]] = {}
     if spec.estimator == "nvil":
         own["snr_a nvil"] = (spec, "addressing.embed_query.")
@@ -413,40 +377,39 @@ def _gradient_noise(
         for name in Z_GRADIENTS:
             own[f"snr_z {name}"] = (replace(plain, z_gradient=name), "posterior.")
     metrics = []
-    for key, (changed, start) in _told([*own.items()], progress):
-        value = _signal_to_noise(trained.model, changed, start, evaluation, data, device)
+    for key, (changed, start) in _told([*own.items()], of.progress):
+        value = _signal_to_noise(of, changed, start)
         metric, rule = key.split()
-        metrics.append(metric_of(metric, value, None, evaluation.num_samples) | {"rule": rule})
+        metrics.append(metric_of(metric, value, None, of.spec.num_samples) | {"rule": rule})
     return metrics, {}
 
 
-def _signal_to_noise(
-    weights: Model, spec: TrainSpec, start: str, evaluation: EvalSpec, data: DataSet, device: torch.device
-) -> float:
-    """Of the gradient of the parameters whose names begin so: its signal over its noise, both summed over the episodes.
+def _signal_to_noise(of: Evaluation, spec: TrainSpec, start: str) -> float:
+    """Of the gradient, by the estimators of `spec`, of the parameters whose names begin so: its signal over its noise,
+    both summed over the episodes.
 
     Raises:
         InputError: if there is no noise.
     """
-    model: Any = build_model(spec, data, device)
-    model.load_state_dict(weights.state_dict())
+    model: Any = build_model(spec, of.data, of.device)
+    model.load_state_dict(of.model.state_dict())
     objective = build_objective(spec, model)
     update = Update(
         model,
-        draw(data, evaluation, device),
+        of.draw,
         objective,
         build_optimizer(spec, model),  # which makes no step
         spec.num_samples,
-        _generator(evaluation, device),
-        DTYPES[evaluation.dtype],
+        of.generator(),
+        of.dtype,
         clip=None,
         episodes_per_update=1,
-        draw=build_draw(spec),
+        draw=DRAWS.get(spec.estimator),
     )
     parameters = [p for name, p in model.named_parameters() if name.startswith(start)]
     signal = noise = 0.0
-    n = evaluation.num_samples
-    for step in evaluation.steps:
+    n = of.spec.num_samples
+    for step in of.spec.steps:
         total, squares = [torch.zeros_like(p, dtype=torch.float64) for p in parameters], 0.0
         for _ in range(n):
             found = torch.autograd.grad(objective(update.terms(step)).mean(), parameters)
@@ -461,15 +424,6 @@ def _signal_to_noise(
     return signal / noise
 
 
-def _autocast(evaluation: EvalSpec, device: torch.device) -> torch.autocast:
-    dtype = DTYPES[evaluation.dtype]
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-
-
-def _generator(evaluation: EvalSpec, device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(evaluation.seed)
-
-
 def _grey(means: torch.Tensor) -> np.ndarray:
     """(n, C, H, W) Bernoulli means of one channel as (n, H, W) bytes."""
     return (means[:, 0].float() * 255).round().to(torch.uint8).cpu().numpy()
@@ -479,7 +433,7 @@ def _binary(images: torch.Tensor) -> np.ndarray:
     return images[:, 0].to(torch.uint8).cpu().numpy()
 
 
-TASKS: dict[str | None, Callable[..., tuple[list[dict[str, Any]], dict[str, np.ndarray]]]] = {
+TASKS: dict[str | None, Callable[[Evaluation], Found]] = {
     None: _bound,
     "recall": _recall,
     "learned": _learned,
