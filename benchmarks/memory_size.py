@@ -16,10 +16,9 @@ from benchmarks.declare.spec import MOST_SAMPLES, Cell, EvalSpec
 from benchmarks.execute.runner import here
 from benchmarks.plan.cli import (
     EvaluationOptions,
-    at_any_size,
     check_option,
     check_writable,
-    open_data,
+    open_data_for,
     resolve_device,
     resolve_dtype,
     resolve_threads,
@@ -28,7 +27,7 @@ from benchmarks.plan.cli import (
 )
 from benchmarks.plan.fill import possible
 from benchmarks.runs.tasks import RULES
-from benchmarks.runs.weights import describe, spec_at, trained_at
+from benchmarks.runs.weights import spec_at, trained_at
 from reports import tables
 from vma.data.episodes import MOST, EpisodeSpec
 from vma.errors import InputError
@@ -78,14 +77,7 @@ def run(options: Options) -> None:
     spec = spec_at(path)
     if spec.learned_entries:
         raise InputError(f"{path} has a learned memory, whose size is part of the model: give another")
-    if at_any_size(options.dataset or spec.dataset) and options.image_size is None:
-        options = replace(options, image_size=spec.image_size)  # the one that will do
-    data, _ = open_data(options, spec.dataset)
-    if data.image_size != (spec.image_size,) * 2:
-        raise InputError(
-            f"the images of {data.name} are {data.image_size[0]}x{data.image_size[1]}, the model was trained with "
-            f"{spec.image_size}x{spec.image_size}: give another --dataset or --image-size"
-        )
+    data = open_data_for(options, spec)
     trained = trained_at(path, device)
     spec = replace(spec, dataset=data.name, dtype=resolve_dtype(options, device), threads=resolve_threads(options))
     cells = []
@@ -113,7 +105,7 @@ def run(options: Options) -> None:
     _, rows = here("memory-size", cells, data, device, options.out, trained=trained, since=since)
     what = "Accuracy of few-shot classification, %," if options.classify else "Test NLL in nats (lower is better)"
     title = (
-        f"{'. '.join(['Memory size', *warning(data)])}. {what} of {describe(spec)} after {trained.updates:,} updates, "
+        f"{'. '.join(['Memory size', *warning(data)])}. {what} of {spec.name} after {trained.updates:,} updates, "
         f"{data.name}; ± standard error."
     )
     print("\n" + tables.text(accuracies(rows) if options.classify else tables.scaling_grid(rows), title) + "\n")

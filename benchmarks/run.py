@@ -14,12 +14,7 @@ from benchmarks.declare import own_model
 from benchmarks.declare.experiments import EXPERIMENTS, smoke
 from benchmarks.declare.spec import MOST_SAMPLES, MOST_SEED
 from benchmarks.execute.sweep import ExecutorLost, Failure, Here, check_executor, log_path, open_executor, run_jobs
-from benchmarks.plan.cli import (
-    check_option,
-    check_writable,
-    resolve_device,
-    run_command,
-)
+from benchmarks.plan.cli import check_option, check_writable, resolve_device, run_command
 from benchmarks.plan.estimate import Measured, words
 from benchmarks.plan.jobs import Asked, Job
 from benchmarks.plan.selection import (

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from benchmarks.declare.spec import MOST_SEED, TrainSpec
-from benchmarks.plan.cli import DataOptions, at_any_size, check_option, open_data, resolve_device, run_command
+from benchmarks.plan.cli import DataOptions, check_option, open_data_for, resolve_device, run_command
 from benchmarks.runs.weights import trained_at
 from reports.command import check_folder
 from vma.data import Ink, read_drawing
@@ -89,17 +89,9 @@ def unseen(options: Options, spec: TrainSpec) -> torch.Tensor:
     """Random drawings (R, 1, H, W) of the test set.
 
     Raises:
-        InputError: for data of another size than the model's. As `open_data`.
+        InputError, DataUnavailable: as `open_data_for`.
     """
-    name, size = options.dataset or spec.dataset, options.image_size
-    if at_any_size(name):  # the model's will do
-        size = size or spec.image_size
-    data, _ = open_data(replace(options, image_size=size), spec.dataset)
-    if data.image_size != (spec.image_size,) * 2:
-        raise InputError(
-            f"the images of {data.name} are {data.image_size[0]}x{data.image_size[1]}, the model was trained with "
-            f"{spec.image_size}x{spec.image_size}: give another --dataset or --image-size"
-        )
+    data = open_data_for(options, spec)
     one_each = EpisodeSpec("recall", memory_size=min(options.rows, len(data.test.images)))
     memory = Episodes(data.test, one_each, options.seed)(0).memory
     assert memory is not None

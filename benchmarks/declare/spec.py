@@ -285,6 +285,11 @@ class TrainSpec:
         return replace(self, recipe=recipe, decay_from=None, decay_updates=None)
 
     @property
+    def name(self) -> str:
+        """Its model for messages, and what that reads where it can differ."""
+        return self.model if self.read is None else f"{self.model} ({self.read})"
+
+    @property
     def takes_memory(self) -> bool:
         """Whether the model reads the memory of an episode: a plain VAE has none, and a learned one is its own."""
         return self.model != "vae" and self.learned_entries is None

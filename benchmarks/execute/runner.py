@@ -69,7 +69,7 @@ def here(
     )
     if trained is None and not takes_shipped(job, updates, data, device):
         job = replace(job, updates=updates, seconds=None if updates else seconds)
-    with tqdm(desc=f"evaluate {weights.describe(job.train)}", unit="episode") as bar:
+    with tqdm(desc=f"evaluate {job.train.name}", unit="episode") as bar:
 
         def progress(phase: str, done: int, total: int | None) -> None:
             if phase.startswith("evaluate"):
@@ -115,7 +115,7 @@ def do(
             return None
         model = expected(job, data, device) if trained is None else (trained.train_id, trained.updates)
         if model is not None and not missing(job, rows, model, data, device):
-            print(f"{weights.describe(job.train)}: all cells have their rows", flush=True)
+            print(f"{job.train.name}: all cells have their rows", flush=True)
             return model
         if trained is None:
             trained = _model(job, data, device, progress)
@@ -133,7 +133,7 @@ def _only_one(job: Job, progress: Report) -> AbstractContextManager[None]:
 
 
 def _model(job: Job, data: DataSet, device: torch.device, progress: Report) -> Trained:
-    name, folder = weights.describe(job.train), run_folder(job.train, device)
+    name, folder = job.train.name, run_folder(job.train, device)
     if job.updates is None and job.seconds is None:
         shipped = weights.shipped(job.train, data, device)
         if shipped is None:

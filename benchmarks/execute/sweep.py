@@ -67,13 +67,11 @@ def run_job(line: str) -> tuple[int, list[str]]:
     This is what executors run, on whichever machine. The subprocess holds the reading end of a pipe and stops when the
     writing end is closed: at once if this process dies, and in order once the sweep's file is gone or stands still.
     """
-    fields = json.loads(line)
-    out, name = Path(fields["out"]), fields["name"]
-    alive = alive_path(out, fields["token"])
+    job = from_json(line)
+    out, name, alive = job.out, job.name, alive_path(job.out, job.token)
     if not alive.exists():
         host = socket.gethostname()
         return BAD_INPUT, [f"error: {host} does not see {out} of this sweep: machines of a cluster need to share --out"]
-    threads = str(fields["cells"][0][1]["train"]["threads"])
     # what this process can import it can too, a model of the user's own among it
     path = os.pathsep.join((str(ROOT), *map(os.path.abspath, sys.path)))
     with open(log_path(out, name), "ab") as log:
@@ -84,7 +82,7 @@ def run_job(line: str) -> tuple[int, list[str]]:
             stdout=log,
             stderr=subprocess.STDOUT,
             # bars belong to the sweep, not into logs
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads, "TQDM_DISABLE": "1"},
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(job.train.threads), "TQDM_DISABLE": "1"},
             start_new_session=True,  # Ctrl-C in the terminal reaches the sweep alone, which stops its jobs in order
         )
     assert process.stdin is not None

@@ -132,10 +132,8 @@ def run_command(
 
 def in_a_line(error: Exception) -> tuple[int, str]:
     """The exit code and the line of a failure that is expected; any other is raised again."""
-    if isinstance(error, InputError):
-        return 2, f"error: {error}"
-    if isinstance(error, NonFiniteBound):
-        return 1, f"error: {error}"
+    if isinstance(error, InputError | NonFiniteBound):
+        return 2 if isinstance(error, InputError) else 1, f"error: {error}"
     # the CPU's allocator has no error of its own
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return 1, f"error: {OUT_OF_MEMORY}"
@@ -207,21 +205,34 @@ def open_data(options: DataOptions, default: str) -> tuple[DataSet, bool]:
         DataUnavailable: if it can be had from nowhere and no fallback is allowed.
         InputError: for an unknown name or data that are not what they should be.
     """
-    name = options.dataset or default
-    size = options.image_size
-    fallback = False
+    reason = ""
     try:
-        data = load(name, data=options.data, image_size=size)
+        data = load(options.dataset or default, data=options.data, image_size=options.image_size)
     except DataUnavailable as error:
         if options.fallback is None:
             raise
-        reason, fallback = f" ({error})", True
-        data = load(options.fallback, image_size=size)
-    else:
-        reason = ""
+        reason = f" ({error})"
+        data = load(options.fallback, image_size=options.image_size)
     for words in warning(data):
         print(f"{words}{reason}: the figures below say nothing about the paper's.")
-    return data, fallback
+    return data, bool(reason)
+
+
+def open_data_for(options: DataOptions, spec: TrainSpec) -> DataSet:
+    """The data set of the options, else that of a training, in the size of the images that its model takes.
+
+    Raises:
+        InputError: for images of another size. As `open_data`.
+    """
+    if at_any_size(options.dataset or spec.dataset) and options.image_size is None:
+        options = replace(options, image_size=spec.image_size)
+    data, _ = open_data(options, spec.dataset)
+    if data.image_size != (spec.image_size,) * 2:
+        raise InputError(
+            f"the images of {data.name} are {data.image_size[0]}x{data.image_size[1]}, the model was trained with "
+            f"{spec.image_size}x{spec.image_size}: give another --dataset or --image-size"
+        )
+    return data
 
 
 def warning(data: DataSet) -> list[str]:

@@ -144,15 +144,11 @@ def missing(
     job: Job, rows: Mapping[str, set[Key]], model: tuple[str, int] | None, data: DataSet, device: torch.device
 ) -> Sequence[Asked]:
     """The cells of a job that have no row yet, for the model that will be evaluated or that there is."""
-    if job.timed:
-        chip = store.provenance(device)["device"]
-        return [
-            (name, cell)
-            for name, cell in job.cells
-            if (cell.train.train_id, 0, cell.eval.eval_id, data.sha256, chip) not in rows[name]
-        ]
-    if model is None:
+    if model is None and not job.timed:
         return job.cells
-    return [
-        (name, cell) for name, cell in job.cells if (*model, cell.eval.eval_id, data.sha256, None) not in rows[name]
-    ]
+    chip = store.provenance(device)["device"] if job.timed else None
+
+    def key(cell: Cell) -> Key:
+        return *(model or (cell.train.train_id, 0)), cell.eval.eval_id, data.sha256, chip
+
+    return [(name, cell) for name, cell in job.cells if key(cell) not in rows[name]]

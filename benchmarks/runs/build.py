@@ -36,7 +36,7 @@ SURROGATES: dict[str, Callable[[Terms], Tensor]] = {
     "all-wake": estimators.wake,
     "gumbel": estimators.pathwise,
 }
-# how those draw addresses that take no independent draws
+# How those draw addresses that take no independent draws.
 DRAWS: dict[str, Draw] = {
     "set-score": estimators.draw_set,
     "set-wake": estimators.draw_set,
@@ -90,11 +90,6 @@ def build_objective(spec: TrainSpec, model: Any) -> Callable[[Terms], Tensor]:
     return SURROGATES[spec.estimator] if has_address(model) else iwae
 
 
-def build_draw(spec: TrainSpec) -> Draw | None:
-    """How the spec's estimator draws addresses; None where it takes independent draws, or there is no address."""
-    return DRAWS.get(spec.estimator)
-
-
 def build_optimizer(spec: TrainSpec, model: Model) -> torch.optim.Optimizer:
     """Adam with the L2 penalty in the loss, so that Adam scales it too (the text does not say which way); or Muon,
     whose decay is decoupled. A learned memory has none: L2 is on "all parameters with the exception of M" (section
@@ -146,8 +141,7 @@ def uses_graph(spec: TrainSpec, device: torch.device) -> bool:
 
 def schedule(spec: TrainSpec) -> Callable[[int], float]:
     """The factor of the rates at each update: linear warm-up, then constant, in steps, or a cosine that begins at
-    `decay_from` and
-    reaches zero at `decay_updates`.
+    `decay_from` and reaches zero at `decay_updates`.
     """
     start = spec.decay_from or 0
 

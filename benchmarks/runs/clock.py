@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmarks.declare.spec import Cell, TrainSpec, identity
 from benchmarks.record.evaluated import Result, Trained
-from benchmarks.runs.build import DTYPES, build_draw, build_model, build_objective, build_optimizer, uses_graph
+from benchmarks.runs.build import DRAWS, DTYPES, build_model, build_objective, build_optimizer, uses_graph
 from benchmarks.runs.episodes import episodes_of
 from benchmarks.runs.tasks import Progress, metric_of
 from vma.data import DataSet
@@ -85,7 +85,7 @@ def update_stream(
         clip=spec.clip,
         episodes_per_update=spec.episodes_per_update,
         graph=uses_graph(spec, device) if graph is None else graph,
-        draw=build_draw(spec),
+        draw=DRAWS.get(spec.estimator),
     )
 
 

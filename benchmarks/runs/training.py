@@ -22,8 +22,8 @@ from benchmarks.record.locks import Busy, locked
 from benchmarks.record.store import ROOT, code_state, read_rows, write_text
 from benchmarks.runs import watch
 from benchmarks.runs.build import (
+    DRAWS,
     DTYPES,
-    build_draw,
     build_model,
     build_objective,
     build_optimizer,
@@ -80,10 +80,7 @@ def train(
     folder = run_folder(spec, device)
     plain = spec.path == "reference" and device.type == "cuda"
     try:
-        with (
-            locked(folder / "lock", wait=wait),
-            deterministic_float32() if plain else nullcontext(),
-        ):
+        with locked(folder / "lock", wait=wait), deterministic_float32() if plain else nullcontext():
             if spec.trunk is not None and not restart and branch_point(spec, device) is not None:
                 until = min(spec.decay_from or 0, updates or ENDLESS)
                 train(spec.trunk, data, device, updates=until, seconds=seconds, wait=wait, progress=progress)
@@ -204,12 +201,11 @@ def _train(
     graph = uses_graph(spec, device)
     steps = _updates(run, stages_of(spec, data, device), updates or ENDLESS, graph)
     log = watch.Log(run.folder, spec, run.model, _validation(spec, data, device))
-    name = spec.model if spec.read is None else f"{spec.model} ({spec.read})"
     before, started = run.seconds, time.monotonic()
     saved = started
     with (
         caught_signals() as caught,
-        tqdm(total=updates, initial=run.updates, desc=f"train {name}", unit="update", mininterval=1) as bar,
+        tqdm(total=updates, initial=run.updates, desc=f"train {spec.name}", unit="update", mininterval=1) as bar,
     ):
         for update, terms in steps:
             run.updates, run.seconds = update + 1, before + time.monotonic() - started
@@ -250,7 +246,7 @@ def _updates(
             clip=spec.clip,
             episodes_per_update=spec.episodes_per_update or 1,
             graph=graph,
-            draw=build_draw(spec),
+            draw=DRAWS.get(spec.estimator),
         )
 
 

@@ -15,6 +15,7 @@ from vma import checkpoint
 from vma.data import DATASETS, DataSet
 from vma.errors import InputError, check_name
 from vma.pretrained import WEIGHTS
+from vma.protocol import Model
 
 
 def weights_path(spec: TrainSpec, folder: Path = WEIGHTS) -> Path:
@@ -37,8 +38,7 @@ def shipped(spec: TrainSpec, data: DataSet, device: torch.device) -> Trained | N
     # a name may have been given to another training since
     if meta["data_sha256"] != data.sha256 or train_spec(meta["spec"]).science_id != spec.science_id:
         return None
-    commits = tuple(meta.get("commits", ["unknown"]))
-    return Trained(model, spec, meta["update"], meta["seconds"], meta["spec"], commits, shipped=True)
+    return _trained(model, spec, meta, shipped=True)
 
 
 def spec_at(path: Path) -> TrainSpec:
@@ -63,9 +63,12 @@ def trained_at(path: Path, device: torch.device) -> Trained:
     """
     spec = spec_at(path)
     model = build_model(spec, None, device)
-    meta = checkpoint.load_weights(path, model)
-    commits = tuple(meta.get("commits", ["unknown"]))
-    return Trained(model, spec, meta["update"], meta["seconds"], meta["spec"], commits)
+    return _trained(model, spec, checkpoint.load_weights(path, model), shipped=False)
+
+
+def _trained(model: Model, spec: TrainSpec, meta: dict[str, Any], shipped: bool) -> Trained:
+    commits = tuple(meta.get("commits", ["unknown"]))  # the first states had none
+    return Trained(model, spec, meta["update"], meta["seconds"], meta["spec"], commits, shipped)
 
 
 def ship(trained: Trained, data: DataSet, folder: Path) -> Path:
@@ -100,8 +103,3 @@ def _meta(path: Path) -> dict[str, Any]:
         CheckpointError: if there is no such file, it is damaged, or it does not say what was trained.
     """
     return checkpoint.load(path, previous=False, accept=lambda state: check_meta(state.meta)).meta
-
-
-def describe(spec: TrainSpec) -> str:
-    """A model's name for messages."""
-    return spec.model if spec.read is None else f"{spec.model} ({spec.read})"
