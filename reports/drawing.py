@@ -140,34 +140,22 @@ def one_axis(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes[0][0]
 
 
-def points(axis: Axes, x: "pd.Series[Any]", frame: pd.DataFrame, metric: str, **style: Any) -> None:
-    """A line with standard errors, and a small dot for each seed where there are several."""
+def points(
+    axis: Axes, x: "pd.Series[Any]", frame: pd.DataFrame, metric: str, *, band: bool = False, **style: Any
+) -> None:
+    """A line with standard errors, as bars or, for lines that lie close together, as a band; and a small dot for each
+    seed of the cells that have several.
+    """
     if frame.empty:
         return
-    (line,) = axis.plot(x, frame[metric], **style)
-    bars: dict[str, Any] = {
-        "fmt": "none",
-        "ecolor": line.get_color(),
-        "elinewidth": 1,
-        "capsize": 2,
-        "zorder": line.get_zorder() - 0.1,
-    }
-    axis.errorbar(x, frame[metric], frame[f"{metric}_stderr"].fillna(0), **bars)
-    seeds(axis, x, frame, metric)
-
-
-def band(axis: Axes, x: "pd.Series[Any]", frame: pd.DataFrame, metric: str, **style: Any) -> None:
-    """As `points`, with a band in place of bars, for lines that lie close together."""
-    if frame.empty:
-        return
-    (line,) = axis.plot(x, frame[metric], **style)
     value, stderr = frame[metric], frame[f"{metric}_stderr"]
-    axis.fill_between(x, value - stderr, value + stderr, color=line.get_color(), alpha=0.1, linewidth=0)
-    seeds(axis, x, frame, metric)
-
-
-def seeds(axis: Axes, x: "pd.Series[Any]", frame: pd.DataFrame, metric: str) -> None:
-    """A small dot for each seed of the cells that have several."""
+    (line,) = axis.plot(x, value, **style)
+    colour = line.get_color()
+    if band:
+        axis.fill_between(x, value - stderr, value + stderr, color=colour, alpha=0.1, linewidth=0)
+    else:
+        under: dict[str, Any] = {"fmt": "none", "zorder": line.get_zorder() - 0.1}
+        axis.errorbar(x, value, stderr.fillna(0), ecolor=colour, elinewidth=1, capsize=2, **under)
     for at, values in zip(x, frame[f"{metric}_seeds"], strict=True):
         if isinstance(values, tuple) and len(values) > 1:  # NaN at a gap
             axis.plot([at] * len(values), values, ".", color=INK, markersize=3, zorder=6)
@@ -202,9 +190,9 @@ def sizes_axis(axis: Axes, sizes: Sequence[float], label: str) -> None:
     axis.set_xlabel(label)
 
 
-def legend_below(axis: Axes, ncols: int = 2) -> None:
+def legend_below(axis: Axes) -> None:
     """A legend under one axis, where no line can cross it."""
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=ncols)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
 
 def legend_under(figure: Figure, *axes: Axes) -> None:

@@ -13,7 +13,7 @@ from reports.declared import STAND_INS
 from reports.finding import Finder, Missing
 from reports.results import SUITE, Results
 from reports.rules import CLAIMS, Claim
-from reports.verdicts import JUDGED, Beside, Outcome, Verdict, judge
+from reports.verdicts import JUDGED, Beside, Outcome, Verdict, judge, span
 
 QUOTED = ("gmn", "iwae2", "rbm")  # models of others; of gmn, which is trained here too, until that was run
 
@@ -96,7 +96,7 @@ def _outcome(results: Results, paper: Mapping[Any, Any], finder: Callable[[str],
         stderr=stderr,
         difference=None if claim.judge or math.isnan(difference) else difference,
         n=found.n,
-        updates=_updates(results, found.rows),
+        updates=updates_of(results, found.rows),
         seeds=tuple((seed, one * claim.scale) for seed, one in found.seeds),
         stand_in=find.stand_in,
         dirty=any(row["dirty"] for row in found.rows),
@@ -158,6 +158,7 @@ def in_digits(value: float, stderr: float | None = None) -> str:
     return f"{value:.{digits}f}" if stderr is None else f"{value:.{digits}f} ± {stderr:.{digits}f}"
 
 
-def _updates(results: Results, rows: Iterable[Mapping[str, Any]]) -> str:
+def updates_of(results: Results, rows: Iterable[Mapping[str, Any]]) -> str:
+    """The fewest and the most updates of the runs behind rows, those that they began from among them."""
     distinct = sorted({results.updates_in_all(row) for row in rows} - {0})  # 0 where nothing is trained
-    return " to ".join(f"{updates:,}" for updates in dict.fromkeys((*distinct[:1], *distinct[-1:])))
+    return span([f"{updates:,}" for updates in distinct])

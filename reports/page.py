@@ -3,18 +3,18 @@
 import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
+import pandas as pd
 
 from reports import figures, tables
 from reports.declared import DECLARED, declared
 from reports.models import MODELS
 from reports.results import SUITE, Results, missing_cells, stand_ins
-from reports.verdicts import JUDGED, MEANINGS, VERDICTS, Outcome
+from reports.verdicts import JUDGED, MEANINGS, VERDICTS, Outcome, span
 
 TEMPLATES = Path(__file__).parent / "templates"
 ICONS = {
@@ -34,31 +34,6 @@ FIRST = (
 )
 BY = {"": "", f"-{SUITE}": ", by the suite's recipe"}  # of `Results.recipes`
 PICTURE = "4a"  # the figure that stands beside the lookups and not among the others
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The rows behind a number: what they share, and a line of a table for each with what they do not."""
-
-    label: str
-    shared: tuple[tuple[str, str], ...]
-    names: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What became of the paper's numbers of one experiment, all but quoted ones; in the paper's order."""
-
-    name: str
-    where: str
-    what: str
-    outcomes: tuple[Outcome, ...]
-    counts: tuple[tuple[str, int], ...]  # by verdict, what is not reproduced first
-    by: str  # how far those miss that are not reproduced
-    notes: tuple[str, ...]
-    updates: str
-    commands: tuple[str, ...]
 
 
 def render(results: Results, outcomes: Sequence[Outcome], drawings: Mapping[str, str]) -> str:
@@ -110,7 +85,7 @@ def render(results: Results, outcomes: Sequence[Outcome], drawings: Mapping[str,
         metrics=METRICS,
         models=MODELS,
         counts={v: sum(o.verdict == v for o in outcomes) for v in VERDICTS if v != "quoted"},
-        not_run=[part.name for part in experiments if any(o.verdict == "not run" for o in part.outcomes)],
+        not_run=[part["name"] for part in experiments if any(o.verdict == "not run" for o in part["outcomes"])],
         stand_ins=[name for name in stand_ins(results.rows) if name not in JUDGED],
         dirty=sorted(results.rows[results.rows.dirty].experiment.unique()),
         sources=sources,
@@ -166,7 +141,8 @@ def _base64(array: np.ndarray[Any, Any]) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
 
 
-def _experiments(outcomes: Iterable[Outcome]) -> list[Experiment]:
+def _experiments(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """What became of the paper's numbers of each experiment, all but quoted ones; in the paper's order."""
     parts: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.verdict != "quoted":
@@ -174,23 +150,23 @@ def _experiments(outcomes: Iterable[Outcome]) -> list[Experiment]:
     found = []
     for name, part in parts.items():
         failed = [outcome for outcome in part if outcome.verdict == "not reproduced"]
-        differences = sorted(outcome.difference for outcome in failed if outcome.difference is not None)
-        ends = [f"{difference:+.1f}" for difference in dict.fromkeys((*differences[:1], *differences[-1:]))]
+        ends = span([f"{d:+.1f}" for d in sorted(o.difference for o in failed if o.difference is not None)])
         unit = "points" if any(outcome.unit == "%" for outcome in failed) else "nats"
         words = ", ".join(f"{outcome.ours}, the paper {outcome.paper}" for outcome in failed)
-        counted = ((verdict, sum(outcome.verdict == verdict for outcome in part)) for verdict in VERDICTS)
+        counts = {verdict: sum(outcome.verdict == verdict for outcome in part) for verdict in VERDICTS}
+        missed = [outcome for outcome in part if outcome.verdict in ("near", "not reproduced")]
         found.append(
-            Experiment(
-                name,
-                DECLARED[name].paper,
-                DECLARED[name].what,
-                tuple(part),
-                tuple((verdict, count) for verdict, count in counted if count),
-                f"{' to '.join(ends)} {unit}" if ends else words,
-                tuple(dict.fromkeys(o.note for o in part if o.note and o.verdict in ("near", "not reproduced"))),
-                " and ".join(dict.fromkeys(outcome.updates for outcome in part if outcome.updates)),
-                tuple(dict.fromkeys(outcome.command for outcome in part)),
-            )
+            {
+                "name": name,
+                "where": DECLARED[name].paper,
+                "what": DECLARED[name].what,
+                "outcomes": part,
+                "counts": [(verdict, count) for verdict, count in counts.items() if count],
+                "by": f"{ends} {unit}" if ends else words,  # how far those miss that are not reproduced
+                "notes": dict.fromkeys(outcome.note for outcome in missed if outcome.note),
+                "updates": " and ".join(dict.fromkeys(outcome.updates for outcome in part if outcome.updates)),
+                "commands": dict.fromkeys(outcome.command for outcome in part),
+            }
         )
     return found
 
@@ -213,27 +189,29 @@ def _figure(results: Results, name: str, drawings: Mapping[str, str], recipe: st
 def _table(results: Results, name: str, recipe: str) -> dict[str, Any]:
     spec = tables.TABLES[name]
     frame = spec.frame(results)
-    grid = None if frame.empty else spec.grid(frame)
+    grid = pd.DataFrame() if frame.empty else spec.grid(frame)
     return {
         "name": name + recipe,
         "heading": spec.title + BY[recipe],
-        "title": "" if grid is None else tables.title(results, name, frame).replace(f"{spec.title}. ", ""),
-        "columns": [] if grid is None else [str(column) for column in grid.columns],
-        "lines": [] if grid is None else [[str(value) for value in line] for line in grid.to_numpy()],
+        "title": "" if frame.empty else tables.title(results, name, frame).replace(f"{spec.title}. ", ""),
+        "columns": list(grid.columns),
+        "lines": grid.to_numpy().tolist(),
     }
 
 
-def _sources_of(outcome: Outcome) -> list[Sources]:
+def _sources_of(outcome: Outcome) -> list[dict[str, Any]]:
     return [_sources("", outcome.rows), *(_sources(part.label, part.rows) for part in outcome.beside)]
 
 
-def _sources(label: str, rows: Sequence[Mapping[str, Any]]) -> Sources:
+def _sources(label: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The rows behind a number: what they share, and a line of a table for each with what they do not."""
     rows = list({(row["train_id"], row["eval_id"], row["metric"], row.get("rule")): row for row in rows}.values())
     names = [name for name in dict.fromkeys((*FIRST, *rows[0])) if any(row.get(name) is not None for row in rows)]
     texts = {name: [_text(row.get(name)) for row in rows] for name in names}
-    shared = tuple((name, texts[name][0]) for name in names if len(set(texts[name])) == 1)
-    varying = tuple(name for name in names if len(set(texts[name])) > 1)
-    return Sources(label, shared, varying, tuple(zip(*(texts[name] for name in varying), strict=True)))
+    shared = [(name, texts[name][0]) for name in names if len(set(texts[name])) == 1]
+    varying = [name for name in names if len(set(texts[name])) > 1]
+    lines = list(zip(*(texts[name] for name in varying), strict=True))
+    return {"label": label, "shared": shared, "names": varying, "lines": lines}
 
 
 def _text(value: Any) -> str:

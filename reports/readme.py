@@ -16,10 +16,10 @@ from reports import drawing, figures, findings, inputs
 from reports.aggregate import per_target
 from reports.command import one_line
 from reports.frames import once
-from reports.outcomes import assess_recipe
+from reports.outcomes import assess_recipe, updates_of
 from reports.results import SUITE, InputError, Results
 from reports.tables import TABLES, markdown, title
-from reports.verdicts import VERDICTS, Outcome
+from reports.verdicts import VERDICTS, Outcome, span
 
 COLOURS_OF_A_PICTURE = 128  # which keep a PNG below 300 kB
 # Pictures: the name of the file, the figure that it is, and of which recipe (a key of `Results.recipes`).
@@ -63,9 +63,8 @@ def stands(results: Results) -> str:
         several = len(those) > 1
         verdict = ", ".join(f"{name} ({count})" if several else name for name, count in counts.items() if count)
         run = [one for one in those if one.ours]
-        updates = sorted({results.updates_in_all(row) for one in run for row in one.rows} - {0})
         seeds = max((len(one.seeds) or 1 for one in run), default="")
-        made = " to ".join(f"{u:,}" for u in dict.fromkeys((*updates[:1], *updates[-1:])))
+        made = updates_of(results, (row for one in run for row in one.rows))
         numbers = [
             [one.paper for one in those],
             *([one.ours for one in part if one.ours] for part in (by_paper, suites)),
@@ -79,12 +78,10 @@ def _span(numbers: Sequence[str]) -> str:
     """One number as it is, of several the least and the most."""
     if len(set(numbers)) < 2:
         return next(iter(numbers), "")
-    found = [re.search(r"-?\d+(\.\d+)?", number) for number in numbers]
-    words = [number for number, known in zip(numbers, found, strict=True) if not known]
-    values = sorted((known[0] for known in found if known), key=float)
-    return "; ".join(dict.fromkeys([*words, " to ".join(dict.fromkeys((*values[:1], *values[-1:])))])).removesuffix(
-        "; "
-    )
+    found = {number: re.search(r"-?\d+(\.\d+)?", number) for number in numbers}
+    words = [number for number, known in found.items() if not known]
+    values = sorted((known[0] for known in found.values() if known), key=float)
+    return "; ".join(filter(None, [*words, span(values)]))
 
 
 MARK = re.compile(r"(<!-- fill: (?P<what>[^>]+?) -->)(?P<shown>.*?)(<!-- end -->)", re.DOTALL)

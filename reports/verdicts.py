@@ -3,7 +3,7 @@
 The thresholds were set before any experiment but Table 1 was run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,6 +36,11 @@ def judge(worse: Worse, difference: float, stderr: float | None) -> Verdict:
     if excess <= max(TOLERANCE, STANDARD_ERRORS * (stderr or 0.0)):
         return "reproduced"
     return "near" if excess <= NEAR else "not reproduced"
+
+
+def span(ascending: Sequence[str]) -> str:
+    """The first and the last of some numbers, "2.4 to 3.3"; one alone where there is no other."""
+    return " to ".join(dict.fromkeys((*ascending[:1], *ascending[-1:])))
 
 
 @dataclass(frozen=True)

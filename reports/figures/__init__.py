@@ -1,28 +1,16 @@
 """Figures, one file each: an experiment drawn from its frame and its arrays, beside the paper's values and theory.
 
-A new one gets a file, and a line below: they stand on the page in this order.
+A new one gets a file, and its name below: they stand on the page in this order.
 """
 
-# isort: off
-from reports.figures import (
-    recall as recall,
-    learned_samples as learned_samples,
-    learned_mnist as learned_mnist,
-    learned_omniglot as learned_omniglot,
-    lookup as lookup,
-    samples as samples,
-    fewshot as fewshot,
-    scaling as scaling,
-    shots as shots,
-    table1 as table1,
-    gmn as gmn,
-    ablations as ablations,
-    classification as classification,
-    estimators as estimators,
-    wallclock as wallclock,
-    recipes as recipes,
-    training as training,
+from importlib import import_module
+
+from reports.figures.spec import FIGURES as FIGURES
+
+FILES = (
+    *("recall", "learned_samples", "learned_mnist", "learned_omniglot", "lookup", "samples", "fewshot", "scaling"),
+    *("shots", "table1", "gmn", "ablations", "classification", "estimators", "wallclock", "recipes", "training"),
 )
 
-# isort: on
-from reports.figures.spec import FIGURES as FIGURES
+for name in FILES:  # each enters its figures into FIGURES
+    import_module(f"reports.figures.{name}")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from reports import runs as table_of_runs
-from reports.drawing import INK, PALE, grid_of_axes, thousands
+from reports.drawing import INK, PALE, grid_of_axes, legend_under, thousands
 from reports.figures.spec import figure
 from reports.models import label
 from reports.results import Results
@@ -51,8 +51,7 @@ def figure_recipes(results: Results) -> Figure | None:
             axis.set_xlabel(words)
     for row in axes:
         row[0].set_ylabel("validation NLL, nats")
-    lines = {line.get_label(): line for line in axes[0][0].get_lines()}
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
+    legend_under(figure, axes[0][0])
     return figure
 
 

@@ -10,12 +10,12 @@ from reports.declared import declared
 from reports.drawing import (
     PAPERS_MARK,
     THEORY,
-    band,
     grid_of_axes,
     is_comparable,
     legend_under,
     line_style,
     places,
+    points,
     sizes_axis,
     with_gaps,
 )
@@ -54,7 +54,7 @@ def figure_5a(results: Results) -> Figure | None:
             if model == "soft":
                 style |= {"marker": "X", "linewidth": 1.0} if trained == 8 else {}
                 words = f"soft attention of {trained:.0f} classes, N = {shots:.0f}"
-            band(axes[0][column], part.classes, part, "nll", label=words, **style)
+            points(axes[0][column], part.classes, part, "nll", band=True, label=words, **style)
             ends = np.array([part.excess - part.excess_low, part.excess_high - part.excess])
             axes[1][column].errorbar(part.classes, part.excess, ends, capsize=2, elinewidth=1, **style)
             if model == "vma":
