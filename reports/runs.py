@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from safetensors import safe_open
 
 from reports.results import Results
 
@@ -61,6 +62,5 @@ def _science(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _meta(path: Path) -> dict[str, Any]:
     """What a file of weights says of its training, from its header alone."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return dict(json.loads(header["__metadata__"]["meta"]))
+    with safe_open(path, framework="np") as file:
+        return dict(json.loads(file.metadata()["meta"]))
