@@ -6,35 +6,24 @@ from dataclasses import replace
 import jaxtyping
 import pytest
 import torch
-from torch import Tensor
+from helpers import MLP, binary, made, seeded, uneven
 from torch.nn import functional as F
 
-from vma import ConvSizes, MLPSizes, Terms, VariationalMemoryAddressing, iwae
+from vma import Terms, VariationalMemoryAddressing, iwae
 from vma.errors import InputError
+from vma.networks import Sizes
 
-TINY_MLP = MLPSizes(image=(1, 4, 4), widths=(6, 5), latent=2, embedding=3)
 
-
-def random_terms(K: int, B: int = 3, seed: int = 0) -> Terms:
+def random_terms(K: int, B: int = 3) -> Terms:
     """Four leaves of the size that they have in practice, in float64."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded()
     parts = [(20 * torch.randn(K, B, generator=generator, dtype=torch.float64)).requires_grad_() for _ in range(4)]
     return Terms(*parts, kl_a=torch.zeros(B, dtype=torch.float64))
 
 
-def random_model(sizes: ConvSizes | MLPSizes, seed: int, scale: float = 0.6) -> VariationalMemoryAddressing:
-    """In float64, with weights far from the tame initial ones: q(a|x) is uneven and the posterior is not the prior."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = VariationalMemoryAddressing(sizes).double()
-        for p in model.parameters():
-            # positive biases, so that no layer is dead
-            p.data = scale * (torch.rand_like(p) if p.dim() == 1 else torch.randn_like(p) * math.sqrt(2 / p[0].numel()))
-    return model
-
-
-def binary_images(n: int, size: int, seed: int) -> Tensor:
-    return torch.randint(0, 2, (n, 1, size, size), generator=torch.Generator().manual_seed(seed)).double()
+def random_model(sizes: Sizes, seed: int, scale: float = 0.6) -> VariationalMemoryAddressing:
+    """In float64, far from the tame initial weights."""
+    return made(lambda: uneven(VariationalMemoryAddressing(sizes).double(), scale), seed)
 
 
 # --- the functions themselves
@@ -79,11 +68,11 @@ def test_expected_bound_rises_with_samples_and_stays_below_log_p(seed: int) -> N
 
     The decoder has kinks (ReLU), for which a fine even grid of the noise beats Gauss-Hermite nodes.
     """
-    M, sizes = 3, replace(TINY_MLP, latent=1)
+    M, sizes = 3, replace(MLP, latent=1)
     model = random_model(sizes, seed, scale=0.5).requires_grad_(False)
     grid = torch.linspace(-8, 8, 801, dtype=torch.float64)
     log_mass = (-0.5 * grid**2).log_softmax(0)
-    x, memory = binary_images(1, 4, seed), binary_images(M, 4, seed + 100)
+    x, memory = binary(1, *MLP.image, seed=seed), binary(M, *MLP.image, seed=seed + 100)
     encoded = model.encode_memory(memory)
     log_q, log_p = model.address(x, encoded)
 
