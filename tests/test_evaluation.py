@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import MLP, made, seeded, uneven
 from torch import Tensor, nn
 
 from baselines import PlainVAE, SoftAttentionVAE
-from vma import MLPSizes, VariationalMemoryAddressing, iwae
+from vma import VariationalMemoryAddressing, iwae
 from vma.data import ImageSet
 from vma.data.episodes import Episode, Episodes, EpisodeSpec
 from vma.errors import InputError
@@ -21,7 +22,7 @@ from vma.evaluation import Scores, classify, evaluate, evaluate_memories, own_en
 from vma.statistics import clustered_stderr
 from vma.training import NonFiniteBound, fit
 
-SIZES = MLPSizes(image=(1, 4, 4), widths=(6, 5), latent=1, embedding=3)
+SIZES = replace(MLP, latent=1)
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "vma": lambda: VariationalMemoryAddressing(SIZES),
     "soft": lambda: SoftAttentionVAE(SIZES),
@@ -29,10 +30,10 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def image_set(classes: int = 6, drawings: int = 10) -> ImageSet:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 2, (classes * drawings, 1, 4, 4), generator=generator, dtype=torch.uint8)
-    return ImageSet(images, torch.arange(0, classes * drawings + 1, drawings))
+def image_set() -> ImageSet:
+    """Six classes of ten drawings."""
+    images = torch.randint(0, 2, (60, 1, 4, 4), generator=seeded(), dtype=torch.uint8)
+    return ImageSet(images, torch.arange(0, 61, 10))
 
 
 def episodes(seed: int = 0, **fields: Any) -> Episodes:
@@ -40,12 +41,7 @@ def episodes(seed: int = 0, **fields: Any) -> Episodes:
 
 
 def build(name: str = "vma", scale: float = 0.4) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = MODELS[name]()
-        for p in model.parameters():
-            p.data = scale * (torch.rand_like(p) if p.dim() == 1 else torch.randn_like(p) * math.sqrt(2 / p[0].numel()))
-    return model
+    return made(lambda: uneven(MODELS[name](), scale))
 
 
 def same(one: Scores, other: Scores) -> bool:
@@ -60,16 +56,13 @@ def same(one: Scores, other: Scores) -> bool:
 def test_one_chunk_is_one_forward(name: str, K: int) -> None:
     model, episode = build(name), episodes()(3)
     scores = evaluate(model, episodes(), [3], K, seed=2, chunk=6 * K)
-    generator = torch.Generator().manual_seed(2 * 1_000_003 + 3)
     with torch.no_grad():
-        terms = model(episode.x, model.encode_memory(episode.memory), K, generator=generator)
+        terms = model(episode.x, model.encode_memory(episode.memory), K, generator=seeded(2 * 1_000_003 + 3))
     np.testing.assert_allclose(scores.nll, -iwae(terms).double(), rtol=1e-6)
-    assert np.array_equal(scores.kl_a, terms.kl_a.double())
-    assert np.array_equal(scores.kl_z, terms.kl_z.double())
-    assert np.array_equal(scores.log_px, terms.log_px.mean(0).double())
-    assert np.array_equal(scores.x_index, episode.x_index)
-    assert np.array_equal(scores.x_class, episode.x_class)
-    assert np.array_equal(scores.duplicated, episode.duplicated)
+    for name, value in (("kl_a", terms.kl_a), ("kl_z", terms.kl_z), ("log_px", terms.log_px.mean(0))):
+        assert np.array_equal(getattr(scores, name), value.double()), name
+    for name in ("x_index", "x_class", "duplicated"):
+        assert np.array_equal(getattr(scores, name), getattr(episode, name)), name
 
 
 @pytest.mark.parametrize(("K", "chunk"), [(30, 1), (300, 7), (1000, 64), (1000, 999), (1000, 1000), (1000, 2500)])
@@ -161,8 +154,7 @@ def test_evaluation_is_in_eval_mode_and_leaves_each_part_of_a_model_in_its_own(
 
 @pytest.mark.parametrize(("factor", "values"), [(255, "from 0 to 255"), (math.nan, "from nan to nan")])
 def test_pixels_that_are_no_ink_are_named(factor: float, values: str) -> None:
-    images = image_set()
-    model, spec = build(), EpisodeSpec(classes=3, targets_per_class=2, shots=2)
+    model, images, spec = build(), image_set(), EpisodeSpec(classes=3, targets_per_class=2, shots=2)
     wrong = SimpleNamespace(images=images.images.float() * factor, offsets=images.offsets)
     with pytest.raises(InputError, match=f"the images have pixels {values}, must be from 0 .paper. to 1 .ink.: divide"):
         Episodes(wrong, spec, 0)
@@ -216,7 +208,7 @@ def test_shared_draws_are_decoded_once_and_in_chunks() -> None:
 def test_one_memory_of_one_entry_is_plain_evaluation() -> None:
     """With a single address nothing is drawn but noise: exact equality up to rounding."""
     cell = episodes(classes=1, targets_per_class=1, shots=1)
-    generator = torch.Generator().manual_seed(3)
+    generator = seeded(3)
     [[scores]] = evaluate_memories(build(), [cell], [3], 8)
     with torch.no_grad():
         model, episode = build(), cell(3)
@@ -261,14 +253,14 @@ def one_episode(classes: int, shots: int) -> Episode:
 @pytest.mark.parametrize(("classes", "shots"), [(6, 1), (4, 5), (1, 3)])
 def test_classification_sums_over_the_entries_of_a_class(classes: int, shots: int) -> None:
     model, episode = build(), one_episode(classes, shots)
-    found = classify(model, episode, 7, generator=torch.Generator().manual_seed(0), chunk=10**6)
+    found = classify(model, episode, 7, generator=seeded(), chunk=10**6)
     assert found.classes.tolist() == sorted(set(episode.memory_class.tolist()))
     with torch.no_grad():
         encoded = model.encode_memory(episode.memory)
         q = model.address(episode.x, encoded)[0].exp()
         p = encoded.keys.log_p.exp()
         addresses = torch.arange(len(p)).repeat_interleave(7)[:, None].expand(-1, len(q))
-        t = model(episode.x, encoded, 7 * len(p), generator=torch.Generator().manual_seed(0), addresses=addresses)
+        t = model(episode.x, encoded, 7 * len(p), generator=seeded(), addresses=addresses)
         w = (t.log_px + t.log_rz).exp()
         evidence = torch.stack([p[a] * w[7 * a : 7 * (a + 1)].mean(0) for a in range(len(p))], 1)
     for rule, weights in ((found.feed_forward, q), (found.likelihood, evidence)):
@@ -285,11 +277,11 @@ def test_classification_decodes_in_chunks_and_encodes_once(chunk: int) -> None:
     model, episode, decoded, encoded = build(), one_episode(5, 3), [], []
     model.decoder.register_forward_hook(lambda module, inputs, output: decoded.append(len(output)))
     model.addressing.embed_memory.register_forward_hook(lambda module, inputs, output: encoded.append(len(output)))
-    found = classify(model, episode, 40, generator=torch.Generator().manual_seed(0), chunk=chunk)
+    found = classify(model, episode, 40, generator=seeded(), chunk=chunk)
     assert max(decoded) <= chunk
     assert sum(decoded) == 5 * 15 * 40
     assert encoded == [15]
-    exact = classify(build(), episode, 4000, generator=torch.Generator().manual_seed(1), chunk=10**6)
+    exact = classify(build(), episode, 4000, generator=seeded(1), chunk=10**6)
     torch.testing.assert_close(found.feed_forward, exact.feed_forward)
     torch.testing.assert_close(found.likelihood.exp(), exact.likelihood.exp(), rtol=0, atol=0.1)
 
@@ -306,7 +298,7 @@ def test_classification_without_samples_decodes_nothing() -> None:
 def test_likelihood_rule_is_the_posterior_over_classes() -> None:
     """p(c|x) by the exact integral over a one-dimensional z under the prior, a sum over the memory of the class."""
     model, episode = build(), one_episode(3, 2)
-    found = classify(model, episode, 5000, generator=torch.Generator().manual_seed(0))
+    found = classify(model, episode, 5000, generator=seeded())
     grid = torch.linspace(-6, 6, 601)
 
     def log_evidence(x: Tensor, entry: Tensor) -> Tensor:
@@ -331,18 +323,11 @@ def test_likelihood_rule_is_the_posterior_over_classes() -> None:
 
 def test_own_entry_probability_sums_q_over_the_copies_of_the_target() -> None:
     model, episode = build(), episodes(protocol="recall", memory_size=20)(0)
-    assert episode.memory is not None
-    copy = replace(
-        episode,
-        memory=torch.cat((episode.memory, episode.memory[:7])),
-        memory_index=torch.cat((episode.memory_index, episode.memory_index[:7])),
-        memory_class=torch.cat((episode.memory_class, episode.memory_class[:7])),
-    )
+    parts = {name: getattr(episode, name) for name in ("memory", "memory_index", "memory_class")}
+    copy = replace(episode, **{name: torch.cat((part, part[:7])) for name, part in parts.items()})
     for one in (episode, copy):
         q = model.address(one.x, model.encode_memory(one.memory))[0].exp()
-        expected = [
-            sum(q[b, a] for a in range(q.shape[1]) if one.memory_index[a] == i) for b, i in enumerate(one.x_index)
-        ]
+        expected = [row[one.memory_index == i].sum() for row, i in zip(q, one.x_index, strict=True)]
         torch.testing.assert_close(own_entry_probability(model, one), torch.stack(expected).detach())
     apart = episodes()(0)  # targets are not in memory
     assert own_entry_probability(model, apart).tolist() == [0.0] * 6

@@ -6,17 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import CONV, HIDDEN, MLP, assert_same, binary, far, made, noise, seeded
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
 from baselines import PlainVAE, SoftAttentionVAE
-from vma import ConvSizes, MLPSizes, Terms, VariationalMemoryAddressing, iwae, vimco
+from vma import ConvSizes, Terms, VariationalMemoryAddressing, iwae, vimco
 from vma.errors import InputError
 from vma.networks import Sizes
 
-CONV = ConvSizes(image=(1, 8, 8), widths=(4,) * 6, hidden=None, latent=2, embedding=4)
-HIDDEN = ConvSizes(image=(1, 8, 8), widths=(4,) * 6, hidden=8, latent=3, embedding=4)
-MLP = MLPSizes(image=(1, 4, 4), widths=(6, 5), latent=2, embedding=3)
 LEARNED = 5  # entries of a learned memory, unless a test replaces it
 
 
@@ -61,17 +59,8 @@ each_vma = pytest.mark.parametrize(
 )
 
 
-def build(case: Case, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = case.make(case.sizes, **case.options).to(dtype)
-        for p in model.parameters():  # far from the tame start, no layer dead
-            p.data = 0.5 * torch.rand_like(p) if p.dim() == 1 else p + 0.5 * torch.randn_like(p) / p[0].numel() ** 0.5
-    return model
-
-
-def binary(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+def build(case: Case, dtype: torch.dtype = torch.float64) -> nn.Module:
+    return made(lambda: far(case.make(case.sizes, **case.options).to(dtype)))
 
 
 def encode(model: nn.Module, memory: Tensor) -> Any:
@@ -82,25 +71,12 @@ def encode(model: nn.Module, memory: Tensor) -> Any:
     return model.encode_memory(None)
 
 
-def run(
-    case: Case, model: nn.Module, x: Tensor, encoded: Any, K: int, addresses: Tensor | None = None, seed: int = 3
-) -> Terms:
-    """Terms at noise, and for a model with an address at addresses, that a seed decides."""
-    noise = torch.randn(K, len(x), case.sizes.latent, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
-    fixed = {"noise": noise}
+def run(case: Case, model: nn.Module, x: Tensor, encoded: Any, K: int) -> Terms:
+    """Terms at noise, and for a model with an address at addresses, that are the same each time."""
+    fixed = {"noise": noise(K, len(x), case.sizes, seed=3, dtype=x.dtype)}
     if case.vma:
-        M = len(encoded.memory)
-        drawn = torch.randint(0, M, (K, len(x)), generator=torch.Generator().manual_seed(seed + 1))
-        fixed["addresses"] = drawn if addresses is None else addresses
+        fixed["addresses"] = torch.randint(0, len(encoded.memory), (K, len(x)), generator=seeded(4))
     return model(x, encoded, K, **fixed)
-
-
-def assert_same(one: Terms, other: Terms, tolerance: float = 1e-10) -> None:
-    for name, found in one.tensors.items():
-        expected = other.tensors[name]
-        torch.testing.assert_close(
-            found, expected, rtol=tolerance, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}"
-        )
 
 
 # --- the contract
@@ -113,7 +89,7 @@ def test_terms_have_their_shapes_for_any_memory(case: Case, K: int, B: int, M: i
     model = build(case, dtype=dtype)
     x = binary(B, *case.sizes.image, dtype=dtype)
     encoded = encode(model, binary(M, *case.entry, seed=2, dtype=dtype))
-    terms = model(x, encoded, K, generator=torch.Generator().manual_seed(0))
+    terms = model(x, encoded, K, generator=seeded())
     for name, value in terms.tensors.items():
         assert value.shape == ((B,) if name == "kl_a" else (K, B))
         assert value.dtype == dtype
@@ -152,7 +128,7 @@ def test_every_parameter_gets_a_gradient(case: Case) -> None:
 def test_samples(case: Case) -> None:
     model = build(case, dtype=torch.float32).requires_grad_(False)
     encoded = encode(model, binary(LEARNED, *case.entry, seed=2, dtype=torch.float32))
-    first, again, other = (model.sample(encoded, 40, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    first, again, other = (model.sample(encoded, 40, generator=seeded(s)) for s in (0, 0, 1))
     assert first.means.shape == first.images.shape == (40, *case.sizes.image)
     assert 0 <= first.means.min() <= first.means.max() <= 1
     assert first.images.unique().tolist() == [0, 1]
@@ -206,9 +182,8 @@ def naive_vma(model: VariationalMemoryAddressing, x: Tensor, memory: Tensor, eps
     return Bernoulli(logits=logits).log_prob(x).sum(), log_rz, log_p[a], log_q[a], kl
 
 
-def naive_soft(model: SoftAttentionVAE, x: Tensor, memory: Tensor, eps: Tensor) -> Sequence[Tensor]:
-    q = gaussian(model.posterior(x))
-    z = q.mean + q.stddev * eps
+def naive_read(model: SoftAttentionVAE, memory: Tensor, z: Tensor) -> list[Tensor]:
+    """The condition that soft attention reads from memory."""
     e_a, e_z = model.embed_memory(memory), model.embed_z(z)[0]
     weights = torch.stack([(e @ e_z) / e.norm() for e in e_a]).softmax(0)
 
@@ -216,21 +191,19 @@ def naive_soft(model: SoftAttentionVAE, x: Tensor, memory: Tensor, eps: Tensor) 
         return sum(w * e for w, e in zip(weights, entries, strict=True))[None]
 
     if model.read == "images":
-        condition = model.conditioner(model.memory_pyramid(average(memory)))
-    else:  # the levels averaged before the skip convolutions, which are linear; the vector of m averaged as it is
-        levels = model.memory_pyramid(memory)
-        vector = average(model.conditioner(levels)[0])
-        condition = [vector, *model.conditioner([average(level) for level in levels])[1:]]
-    zero = z.new_zeros(())
-    log_px = Bernoulli(logits=model.decoder(z, condition)).log_prob(x).sum()
-    return log_px, Normal(zero, 1).log_prob(z).sum() - q.log_prob(z).sum(), zero, zero, zero
+        return model.conditioner(model.memory_pyramid(average(memory)))
+    # the levels averaged before the skip convolutions, which are linear; the vector of m averaged as it is
+    levels = model.memory_pyramid(memory)
+    vector = average(model.conditioner(levels)[0])
+    return [vector, *model.conditioner([average(level) for level in levels])[1:]]
 
 
-def naive_vae(model: PlainVAE, x: Tensor, eps: Tensor) -> Sequence[Tensor]:
+def naive_baseline(model: SoftAttentionVAE | PlainVAE, x: Tensor, memory: Tensor, eps: Tensor) -> Sequence[Tensor]:
     q = gaussian(model.posterior(x))
     z = q.mean + q.stddev * eps
+    condition = (naive_read(model, memory, z),) if isinstance(model, SoftAttentionVAE) else ()
     zero = z.new_zeros(())
-    log_px = Bernoulli(logits=model.decoder(z)).log_prob(x).sum()
+    log_px = Bernoulli(logits=model.decoder(z, *condition)).log_prob(x).sum()
     return log_px, Normal(zero, 1).log_prob(z).sum() - q.log_prob(z).sum(), zero, zero, zero
 
 
@@ -241,20 +214,18 @@ def test_forward_is_the_naive_loop(case: Case, K: int, B: int, M: int) -> None:
     model = build(case).requires_grad_(False)
     x, memory = binary(B, *case.sizes.image), binary(M, *case.entry, seed=2)
     encoded = encode(model, memory)
-    noise = torch.randn(K, B, case.sizes.latent, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    a = torch.randint(0, M, (K, B), generator=torch.Generator().manual_seed(1))
+    eps = noise(K, B, case.sizes)
+    a = torch.randint(0, M, (K, B), generator=seeded(1))
 
     def naive(k: int, b: int) -> Sequence[Tensor]:
-        target, eps = x[b : b + 1], noise[k, b][None]
-        if isinstance(model, VariationalMemoryAddressing):
-            return naive_vma(model, target, memory, eps, int(a[k, b]))
-        if isinstance(model, SoftAttentionVAE):
-            return naive_soft(model, target, memory, eps)
-        return naive_vae(model, target, eps)
+        target, one = x[b : b + 1], eps[k, b][None]
+        if case.vma:
+            return naive_vma(model, target, memory, one, int(a[k, b]))
+        return naive_baseline(model, target, memory, one)
 
     looped = [torch.stack([torch.stack([*naive(k, b)]) for b in range(B)]) for k in range(K)]
     *parts, kl_a = torch.stack(looped).unbind(-1)
-    found = model(x, encoded, K, noise=noise, **({"addresses": a} if case.vma else {}))
+    found = model(x, encoded, K, noise=eps, **({"addresses": a} if case.vma else {}))
     assert_same(found, Terms(*parts, kl_a=kl_a[0]))
 
 
@@ -268,9 +239,7 @@ def test_what_depends_on_an_entry_alone_runs_once_an_entry(case: Case) -> None:
     rows: dict[str, list[int]] = {"memory_pyramid": [], "conditioner": [], "posterior": [], "decoder": []}
     for name, seen in rows.items():
         model.get_submodule(name).register_forward_hook(
-            lambda module, inputs, output, seen=seen: seen.append(
-                len(output[0] if isinstance(output, list) else output)
-            )
+            lambda _, inputs, output, seen=seen: seen.append(len(output[0] if isinstance(output, list) else output))
         )
     run(case, model, binary(5, *case.sizes.image), encoded, 40)
     pyramid = [5] if case.options.get("tied") else [16]
