@@ -1,9 +1,11 @@
 """What tests of several files share: small sizes, images, models and draws of a seed; gradients; refusals in a line."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -71,6 +73,21 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     """Bit for bit."""
     states = one.state_dict(), other.state_dict()
     return states[0].keys() == states[1].keys() and all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+
+
+def python(*arguments: object, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """A Python of its own, with what it says and its exit code."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False, **options
+    )
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command has said, which is an error in one line."""
+    said = capsys.readouterr().err
+    assert said.startswith("error: "), said
+    assert len(said.splitlines()) == 1, said
+    return said
 
 
 @contextmanager

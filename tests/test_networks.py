@@ -117,9 +117,7 @@ def concatenating_decoder(decoder: nn.Module, conditioner: nn.Module, z: Tensor,
     h = torch.cat((z, conditioner.vector(last)), 1)
     if conv:
         h = decoder.base(h).unflatten(1, decoder.base_shape)
-        levels = [*reversed(levels)]
-    else:
-        levels = [levels[2], levels[1], levels[0]]
+    levels = levels[::-1]
     for i, (layer, skip, level) in enumerate(zip(decoder.layers, conditioner.skips, levels, strict=True)):
         both = torch.cat((h if i == 0 and not conv else F.relu(h), level), 1)
         if isinstance(layer, UpConv):
@@ -186,13 +184,11 @@ def test_images_are_drawn_with_their_means() -> None:
 
 
 def test_log_normal_at_its_noise_is_log_normal() -> None:
-    generator = torch.Generator().manual_seed(0)
-    mean, log_std, noise = torch.randn(3, 5, 4, generator=generator, dtype=torch.float64)
+    mean, log_std, noise = randn(3, 5, 4)
     torch.testing.assert_close(log_normal_at(noise, log_std), log_normal(mean + log_std.exp() * noise, mean, log_std))
     narrow = log_std - 40  # where mean + exp(log_std) * noise is the mean
-    torch.testing.assert_close(
-        log_normal_at(noise, narrow) - log_normal_at(noise, log_std), torch.full((5,), 160.0).double()
-    )
+    apart = log_normal_at(noise, narrow) - log_normal_at(noise, log_std)
+    torch.testing.assert_close(apart, torch.full((5,), 160.0, dtype=torch.float64))
 
 
 # --- where training starts
@@ -202,8 +198,7 @@ def test_log_normal_at_its_noise_is_log_normal() -> None:
 def test_initial_model_is_tame_and_alive(sizes: ConvSizes | MLPSizes) -> None:
     """Images near the data's mean, a flat address, a small KL_z, no level that fades: else KL_z stays at zero."""
     model = VariationalMemoryAddressing(sizes, pixel_mean=0.1).requires_grad_(False)
-    x, memory = (torch.rand(n, *sizes.image) < 0.1 for n in (4, 8))
-    x, memory = x.float(), memory.float()
+    x, memory = ((torch.rand(n, *sizes.image) < 0.1).float() for n in (4, 8))
     encoded = model.encode_memory(memory)
     log_q, log_p = model.address(x, encoded)
     assert (log_q + math.log(8)).abs().max() < 0.5

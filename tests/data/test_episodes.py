@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import refused, seeded
 from scipy.stats import chisquare
 from torch import Tensor
 
 from vma.data import ImageSet
 from vma.data.episodes import Episode, Episodes, EpisodeSpec, _mix, shifted_memory, subsample_memory, turned
-from vma.errors import InputError
 
 INT64 = torch.iinfo(torch.int64)
 SPECS = {
@@ -26,8 +26,7 @@ each = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 def image_set(drawings: list[int]) -> ImageSet:
     """Random images whose classes have so many drawings each."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 2, (sum(drawings), 1, 8, 8), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 2, (sum(drawings), 1, 8, 8), generator=seeded(), dtype=torch.uint8)
     return ImageSet(images, torch.tensor([0, *drawings]).cumsum(0))
 
 
@@ -88,7 +87,6 @@ def test_what_an_episode_says_of_its_images_is_true(spec: EpisodeSpec) -> None:
             assert episode.memory is episode.memory_index is episode.memory_class is None
             assert not episode.duplicated.any()
             continue
-        assert episode.memory_index is not None
         assert len(episode.memory) == spec.num_entries
         assert torch.equal(episode.memory, EVEN.images[episode.memory_index].float())
         assert torch.equal(episode.memory_class, EVEN.labels[episode.memory_index])
@@ -107,7 +105,7 @@ def splitmix64(value: int) -> int:
 
 def test_mix_is_splitmix64() -> None:
     assert splitmix64(1234567) == 6457827717110365317  # the published first output for this seed
-    drawn = torch.randint(INT64.min, INT64.max, (500,), generator=torch.Generator().manual_seed(0))
+    drawn = torch.randint(INT64.min, INT64.max, (500,), generator=seeded())
     values = torch.cat((drawn, torch.tensor([0, 1, -1, INT64.min, INT64.max])))
     assert [v % 2**64 for v in _mix(values).tolist()] == [splitmix64(v % 2**64) for v in values.tolist()]
 
@@ -121,7 +119,6 @@ def test_per_class_memory_has_other_drawings_of_the_targets_classes(target_class
     for part in (EVEN, RAGGED):
         for step in range(30):
             episode = Episodes(part, spec, 0)(step)
-            assert episode.memory_index is not None
             drawn = episode.x_index.tolist() + episode.memory_index.tolist()
             assert len(set(drawn)) == len(drawn)
             classes, shots = episode.memory_class.unique(return_counts=True)
@@ -258,10 +255,9 @@ def test_a_part_of_memory_is_a_pure_function_of_seed_and_step() -> None:
 @pytest.mark.cuda
 def test_a_part_of_memory_is_the_same_on_every_device() -> None:
     for step in range(20):
-        parts = [
-            subsample_memory(Episodes(EVEN.to(device), SPECS["gmn"], 7)(step), 5, 1, step) for device in ("cpu", "cuda")
-        ]
-        assert indices(parts[0]) == indices(parts[1])
+        whole = [Episodes(EVEN.to(device), SPECS["gmn"], 7)(step) for device in ("cpu", "cuda")]
+        one, other = (indices(subsample_memory(episode, 5, 1, step)) for episode in whole)
+        assert one == other
 
 
 def test_the_entries_of_a_part_of_memory_are_drawn_uniformly() -> None:
@@ -274,17 +270,11 @@ def test_the_entries_of_a_part_of_memory_are_drawn_uniformly() -> None:
         assert chisquare(torch.bincount(drawn, minlength=18)).pvalue > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("spec", "size", "message"),
-    [
-        (SPECS["per_class"], 3, "memory_size is 3, must lie between the 4 classes in memory and its 12 entries"),
-        (SPECS["per_class"], 13, "memory_size is 13, must lie between the 4 classes in memory and its 12 entries"),
-    ],
-)
-def test_parts_of_memory_that_cannot_be_are_refused(spec: EpisodeSpec, size: int, message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        subsample_memory(Episodes(EVEN, spec, 0)(0), size, 0, 0)
-    assert str(caught.value) == message
+@pytest.mark.parametrize("size", [3, 13])
+def test_parts_of_memory_that_cannot_be_are_refused(size: int) -> None:
+    message = f"memory_size is {size}, must lie between the 4 classes in memory and its 12 entries"
+    with refused(f"^{message}$"):
+        subsample_memory(Episodes(EVEN, SPECS["per_class"], 0)(0), size, 0, 0)
 
 
 # --- uniformity
@@ -339,10 +329,8 @@ def test_choices_are_uniform() -> None:
     ],
 )
 def test_specs_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError) as caught:
+    with refused(f"^{message}"):
         EpisodeSpec(**fields)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -354,13 +342,13 @@ def test_specs_that_cannot_be_are_refused(fields: dict[str, Any], message: str) 
     ],
 )
 def test_sets_that_are_too_small_are_refused(spec: EpisodeSpec, message: str) -> None:
-    with pytest.raises(InputError, match=f"^{message}"):
+    with refused(f"^{message}"):
         Episodes(RAGGED, spec, 0)
 
 
 @pytest.mark.parametrize("orientation", range(8))
 def test_an_image_is_turned_and_mirrored_exactly(orientation: int) -> None:
-    images = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(2, 1, 6, 6, generator=seeded())
     expected = torch.rot90(images, orientation % 4, (2, 3))
     found = turned(images, torch.full((2,), orientation))
     assert torch.equal(found, expected.flip(3) if orientation >= 4 else expected)
@@ -374,17 +362,12 @@ def test_a_class_is_turned_as_a_whole(upright: float | None) -> None:
     for step in range(60):
         before = Episodes(images, plain, 1)(step)
         after = Episodes(images, replace(plain, turned=8, upright=upright), 1)(step)
-        assert before.memory is not None
-        assert after.memory is not None
         assert torch.equal(before.x_index, after.x_index)
         drawn, changed = torch.cat((before.x, before.memory)), torch.cat((after.x, after.memory))
         for one in range(4):
             members = [2 * one, 2 * one + 1, 8 + 2 * one, 8 + 2 * one + 1]
-            found = {
-                orientation
-                for orientation in range(8)
-                if torch.equal(turned(drawn[members], torch.full((4,), orientation)), changed[members])
-            }
+            ways = [turned(drawn[members], torch.full((4,), orientation)) for orientation in range(8)]
+            found = {orientation for orientation in range(8) if torch.equal(ways[orientation], changed[members])}
             assert found
             seen |= found if len(found) == 1 else set()
             same += 0 in found
@@ -398,8 +381,6 @@ def test_the_number_of_examples_is_drawn_anew_in_each_episode() -> None:
     found = []
     for step in range(200):
         episode, full = drawn(step), Episodes(EVEN, replace(spec, fewest_shots=None), 3)(step)
-        assert episode.memory_index is not None
-        assert full.memory_index is not None
         found.append(len(episode.memory_index) // 3)
         assert torch.equal(episode.x_index, full.x_index)
         assert torch.equal(episode.memory_index.view(3, -1), full.memory_index.view(3, 16)[:, : found[-1]])
