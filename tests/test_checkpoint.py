@@ -6,18 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import refused, seeded
 from torch import nn
 
-from vma.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    load,
-    load_weights,
-    pack_training,
-    save,
-    save_weights,
-    unpack_training,
-)
+from vma import checkpoint
+from vma.checkpoint import CheckpointError, load, pack_training, save, unpack_training
+from vma.optimisers import Muon
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(7), "rng": torch.arange(5, dtype=torch.uint8)}
 META: dict[str, Any] = {"spec": {"learning_rate": 3e-4, "name": "é"}, "update": 5, "none": None}
@@ -37,7 +31,7 @@ def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 def fresh(seed: int = 0, hidden: int = 8, device: str = "cpu", make: Make = adam) -> Run:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, 4)).to(device)
-    return model, make(model.parameters()), torch.Generator(device).manual_seed(seed)
+    return model, make(model.parameters()), seeded(seed, device)
 
 
 def train(run: Run, updates: int) -> None:
@@ -56,13 +50,19 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
         assert torch.equal(tensor, other[name]), name
 
 
-def flip(path: Path, position: int, bit: int = 0) -> None:
-    raw = bytearray(path.read_bytes())
-    raw[position] ^= 1 << bit
-    path.write_bytes(raw)
+def damage(path: Path) -> None:
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
 
 
 # --- going on from a checkpoint
+
+
+def muon(parameters: Iterable[nn.Parameter]) -> Muon:
+    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for p in parameters:
+        parts[p.dim() > 1].append(p)
+    return Muon(parts[True], parts[False], lr=0.02, adam_lr=1e-2, weight_decay=0.1)
 
 
 OPTIMIZERS: dict[str, Make] = {
@@ -72,6 +72,7 @@ OPTIMIZERS: dict[str, Make] = {
     "amsgrad": lambda parameters: torch.optim.AdamW(parameters, amsgrad=True),
     "Adafactor": torch.optim.Adafactor,
     "RMSprop": torch.optim.RMSprop,
+    "Muon": muon,
 }
 
 
@@ -104,7 +105,7 @@ def test_moments_lie_in_memory_like_their_parameter() -> None:
 
     def update(run: Run, number: int) -> None:
         run[1].zero_grad()
-        images = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(number))
+        images = torch.randn(2, 4, 5, 5, generator=seeded(number))
         run[0](images).square().mean().backward()
         run[1].step()
 
@@ -142,9 +143,8 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing(
     spoil(tensors)
     other = fresh(seed=1)
     before = {name: tensor.clone() for name, tensor in pack_training(*other).items()}
-    with pytest.raises(CheckpointError, match=message) as caught:
+    with refused(message, CheckpointError):
         unpack_training(tensors, *other)
-    assert "\n" not in str(caught.value)
     assert_equal(before, pack_training(*other))
 
 
@@ -167,7 +167,7 @@ def test_round_trip_of_every_kind_of_tensor(path: Path) -> None:
     }
     save(path, tensors, META)
     loaded = load(path)
-    assert isinstance(loaded, Checkpoint)
+    assert isinstance(loaded, checkpoint.Checkpoint)
     assert loaded.meta == META
     assert_equal(tensors, loaded.tensors)
 
@@ -175,10 +175,10 @@ def test_round_trip_of_every_kind_of_tensor(path: Path) -> None:
 def test_a_damaged_newest_does_not_push_out_the_good_previous(path: Path) -> None:
     save(path, TENSORS, {"update": 1})
     save(path, TENSORS, {"update": 2})
-    flip(path, -1)
+    damage(path)
     save(path, TENSORS, {"update": 3})
     assert load(path).meta == {"update": 3}
-    flip(path, -1)
+    damage(path)
     assert load(path).meta == {"update": 1}
 
 
@@ -187,27 +187,27 @@ def test_a_damaged_newest_does_not_push_out_the_good_previous(path: Path) -> Non
 
 def test_weights_are_halved_and_come_back_in_the_models_dtype(path: Path) -> None:
     model, other = fresh()[0], fresh(seed=1)[0]
-    save_weights(path, model, META)
+    checkpoint.save_weights(path, model, META)
     stored = load(path).tensors
     assert stored["model.0.weight"].dtype == torch.float16
     assert stored["model.1.num_batches_tracked"].dtype == torch.int64
-    assert load_weights(path, other) == META
+    assert checkpoint.load_weights(path, other) == META
     for name, tensor in model.state_dict().items():
         assert other.state_dict()[name].dtype == tensor.dtype
         assert torch.equal(other.state_dict()[name], tensor.half().to(tensor.dtype))
-    save_weights(path, model, META, dtype=torch.float32)
-    load_weights(path, other)
+    checkpoint.save_weights(path, model, META, dtype=torch.float32)
+    checkpoint.load_weights(path, other)
     assert_equal(model.state_dict(), other.state_dict())
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_weights_for_another_model_are_refused(path: Path) -> None:
-    save_weights(path, fresh(hidden=9)[0], META)
+    checkpoint.save_weights(path, fresh(hidden=9)[0], META)
     with pytest.raises(CheckpointError, match=r"'model.0.bias' is torch.float32 \[9\]"):
-        load_weights(path, fresh()[0])
-    save_weights(path, nn.Linear(4, 8), META)
+        checkpoint.load_weights(path, fresh()[0])
+    checkpoint.save_weights(path, nn.Linear(4, 8), META)
     with pytest.raises(CheckpointError, match=r"'model.0.bias' is missing"):
-        load_weights(path, fresh()[0])
+        checkpoint.load_weights(path, fresh()[0])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e5])
@@ -215,8 +215,8 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(path: Path, va
     model = nn.Linear(1, 1)
     nn.init.constant_(model.weight, value)
     with pytest.raises(CheckpointError, match=r"'model.weight' has values that are not finite as torch.float16"):
-        save_weights(path, model, META)
+        checkpoint.save_weights(path, model, META)
     assert not path.exists()
     save(path, model.half().state_dict(prefix="model."), META)
     with pytest.raises(CheckpointError, match="not finite"):
-        load_weights(path, nn.Linear(1, 1))
+        checkpoint.load_weights(path, nn.Linear(1, 1))
