@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import refused
 from made_results import ROW
 
 from benchmarks.declare.experiments import EXPERIMENTS
 from benchmarks.record.store import ROW_KEYS, append_rows, record_arrays, record_specs
 from reports import targets
 from reports.declared import DECLARED
-from reports.results import NUMBERS, TEXT, InputError, Results, missing_cells, read_results, select, stand_ins
+from reports.results import NUMBERS, TEXT, Results, missing_cells, read_results, select, stand_ins
 from reports.targets import Key
 
 
@@ -104,9 +105,8 @@ def test_smoke_rows_stand_alone_or_not_at_all(smoke: Results, tmp_path: Path) ->
     assert smoke.smoke
     assert missing_cells(smoke, "fewshot") == []
     write(tmp_path, {}, {"experiment": "ablations", "recipe": "smoke-ablation"})
-    with pytest.raises(InputError, match=r"mixes rows of smoke runs \(ablations\) with real ones") as error:
+    with refused(r"mixes rows of smoke runs \(ablations\) with real ones"):
         read_results(tmp_path)
-    assert "\n" not in str(error.value)
 
 
 def test_an_old_row_takes_its_weight_decay_from_its_spec(tmp_path: Path) -> None:
@@ -138,15 +138,13 @@ def test_a_folder_that_cannot_be_read_is_refused_in_one_line(
     folder = tmp_path / "results"
     folder.mkdir()
     spoil(folder)
-    with pytest.raises(InputError, match=message) as error:
+    with refused(message):
         read_results(folder)
-    assert "\n" not in str(error.value)
 
 
 def test_arrays_are_found_by_their_row(made: Results) -> None:
     row = made.of("learned-mnist", metric="nll", model="vma").iloc[0]
     arrays = made.arrays(row)
-    assert arrays is not None
     assert arrays["nll"].mean() == pytest.approx(row.value, abs=1e-4)
     assert arrays["log_pa"].shape == (row.memory_size,)
     assert made.arrays({**row, "eval_id": "none"}) is None
@@ -166,9 +164,8 @@ def test_a_damaged_file_of_arrays_is_named(kind: str, spoil: str, tmp_path: Path
     else:
         np.savez_compressed(path, nll=np.array([{}]))
     results = read_results(tmp_path)
-    with pytest.raises(InputError, match=rf"scaling.*\.{kind} is damaged") as error:
+    with refused(rf"scaling.*\.{kind} is damaged"):
         results.arrays(results.rows.iloc[0])
-    assert "\n" not in str(error.value)
 
 
 def test_a_rows_training_log_ends_at_its_updates(tmp_path: Path) -> None:
@@ -179,8 +176,6 @@ def test_a_rows_training_log_ends_at_its_updates(tmp_path: Path) -> None:
     lines[1]["validation_bound"] = -5.0
     (tmp_path / "training" / "vma-t0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     whole, until = results.training_log("t0"), results.training_log(results.rows.iloc[0])
-    assert whole is not None
-    assert until is not None
     assert list(whole["update"]) == [100, 200, 300]
     assert list(until["update"]) == [100, 200]
     assert until.validation_bound.dropna().tolist() == [-5.0]
@@ -188,6 +183,5 @@ def test_a_rows_training_log_ends_at_its_updates(tmp_path: Path) -> None:
 
 def test_an_empty_training_log_has_no_lines_but_its_columns(smoke: Results) -> None:
     log = smoke.training_log(smoke.of("fewshot").iloc[0])
-    assert log is not None
     assert len(log) == 0
     assert "validation_bound" in log

@@ -82,11 +82,8 @@ def folder_of(folder: Path, cells: dict[tuple[int, int], Any], k: int = 4, first
         names = {"train_id": f"t{seed}", "eval_id": f"e{classes}-{k}", "classes": classes, "train_seed": seed}
         row = {**ROW, **names, "num_samples": k, "n": len(nll), "value": float(np.mean(nll))}
         append_rows(folder / "scaling.jsonl", [row])
-        arrays = {
-            "nll": np.array(nll, np.float32),
-            "x_index": first + np.arange(len(nll)),
-            "x_class": CLASSES[: len(nll)],
-        }
+        arrays = {"nll": np.array(nll, np.float32), "x_index": first + np.arange(len(nll))}
+        arrays["x_class"] = CLASSES[: len(nll)]
         record_arrays(folder, "scaling", {Key(f"t{seed}", 100, f"e{classes}-{k}"): arrays})
     return read_results(folder)
 
@@ -116,16 +113,10 @@ def test_a_difference_is_paired_on_shared_targets(tmp_path: Path) -> None:
 
 
 def test_seeds_that_both_have_are_paired(tmp_path: Path) -> None:
-    cells = {
-        (1, 0): [1.0, 2.0, 3.0, 4.0],
-        (1, 1): [3.0, 4.0, 5.0, 6.0],
-        (2, 1): [4.0, 5.0, 6.0, 7.0],
-        (4, 2): [0.0] * 4,
-    }
-    results = folder_of(tmp_path, cells)
+    first, second = [1.0, 2.0, 3.0, 4.0], [3.0, 4.0, 5.0, 6.0]
+    results = folder_of(tmp_path, {(1, 0): first, (1, 1): second, (2, 1): [4.0, 5.0, 6.0, 7.0], (4, 2): [0.0] * 4})
     one, two, four = (per_target(results, of(results, classes=classes)) for classes in (1, 2, 4))
     found = difference(two, one)
-    assert found is not None
     assert (found.value, found.seeds, found.n) == (1.0, (1.0,), 4)
     assert difference(four, one) is None
 
@@ -135,7 +126,6 @@ def test_of_more_targets_those_that_the_other_begins_with_are_paired(tmp_path: P
     results = folder_of(tmp_path, {(1, 0): [0.0, 0.0]}, k=1000)
     few, many = (per_target(results, of(results, num_samples=k)) for k in (4, 1000))
     found = difference(many, few)
-    assert found is not None
     assert (found.value, found.n) == (-1.5, 2)
 
 
@@ -169,7 +159,6 @@ def test_unlabelled_targets_are_clustered_by_image(tmp_path: Path) -> None:
     record_arrays(tmp_path, "scaling", {Key("t", 100, "e"): arrays})
     results = read_results(tmp_path)
     found = per_target(results, of(results))
-    assert found is not None
     assert found.clusters.tolist() == [3, 3, 5, 6]
 
 
