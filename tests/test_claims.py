@@ -52,6 +52,13 @@ def only(rows: list[dict[str, Any]], **keys: Any) -> list[dict[str, Any]]:
     return [row for row in rows if all(row[key] == value for key, value in keys.items())]
 
 
+def changed(rows: list[dict[str, Any]], changes: dict[str, Any], **keys: Any) -> list[dict[str, Any]]:
+    """The rows, those with these keys changed."""
+    for row in only(rows, **keys):
+        row |= changes
+    return rows
+
+
 def test_every_number_of_the_paper_is_a_claim_or_quoted() -> None:
     quoted = set(PAPER[PAPER.model.isin(QUOTED)].id)
     assert {name for name in CLAIMS if not name.startswith("table1.gmn.")} == set(PAPER.id) - quoted
@@ -162,10 +169,7 @@ def test_accuracies_are_compared_in_points(tmp_path: Path) -> None:
 
 
 def test_a_row_of_a_dirty_tree_marks_its_claims_alone(tmp_path: Path) -> None:
-    rows = invented("ablations")
-    for row in only(rows, variant="tied"):
-        row["dirty"] = True
-    found = outcomes(tmp_path, rows)
+    found = outcomes(tmp_path, changed(invented("ablations"), {"dirty": True}, variant="tied"))
     assert found["ablation.tied"].dirty
     assert not found["ablation.flat_prior"].dirty
 
@@ -173,8 +177,7 @@ def test_a_row_of_a_dirty_tree_marks_its_claims_alone(tmp_path: Path) -> None:
 def test_an_ablation_is_the_change_from_the_control(tmp_path: Path) -> None:
     rows = invented("ablations")
     for variant, value in (("inner", 1.5), ("cosine", 0.5), ("tied", 4.0)):
-        for row in only(rows, variant=variant):
-            row["value"] = value
+        changed(rows, {"value": value}, variant=variant)
     found = outcomes(tmp_path, rows)
     assert found["ablation.similarity"].value == -1.5  # cosine, better than the control
     assert found["ablation.similarity"].verdict == "near"
@@ -190,19 +193,14 @@ def test_an_ablation_is_the_change_from_the_control(tmp_path: Path) -> None:
 def test_what_scaling_costs_is_the_excess_over_the_optimum(
     tmp_path: Path, more: float, excess: float, verdict: str
 ) -> None:
-    rows = invented("scaling")
-    for row in only(rows, classes=144, model="vma"):
-        row["value"] = 2.0 + more
+    rows = changed(invented("scaling"), {"value": 2.0 + more}, classes=144, model="vma")
     outcome = outcomes(tmp_path, rows)["scaling.excess"]
     assert outcome.value == pytest.approx(excess)
     assert outcome.verdict == verdict
 
 
 def test_differences_are_taken_after_equal_numbers_of_updates(tmp_path: Path) -> None:
-    rows = invented("ablations")
-    for row in only(rows, variant="tied"):
-        row["updates"] = 12_000
-    found = outcomes(tmp_path, rows)
+    found = outcomes(tmp_path, changed(invented("ablations"), {"updates": 12_000}, variant="tied"))
     assert found["ablation.tied"].verdict == "not run"
     assert "after equal numbers of updates" in found["ablation.tied"].missing
     assert found["ablation.flat_prior"].verdict == "reproduced"
@@ -210,9 +208,8 @@ def test_differences_are_taken_after_equal_numbers_of_updates(tmp_path: Path) ->
 
 def test_learned_addresses_are_judged_by_the_median_of_the_sizes(tmp_path: Path) -> None:
     rows = invented("learned-omniglot")
-    short = {64: 0.1, 128: 0.2, 256: 0.3, 512: 0.4, 1024: 0.5, 2048: 5.0}
-    for row in only(rows, metric="kl_a", model="vma"):
-        row["value"] = math.log(row["memory_size"]) - short[row["memory_size"]]
+    for size, short in {64: 0.1, 128: 0.2, 256: 0.3, 512: 0.4, 1024: 0.5, 2048: 5.0}.items():
+        changed(rows, {"value": math.log(size) - short}, metric="kl_a", model="vma", memory_size=size)
     outcome = outcomes(tmp_path, rows)["learned-omniglot.kl_a"]
     assert outcome.value == pytest.approx(-0.3)
     assert outcome.paper == "≈ log|M|"
@@ -228,9 +225,7 @@ def test_that_a_model_overfits_is_missed_by_a_lower_nll(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("train", "verdict"), [(79.0, "reproduced"), (82.0, "near"), (170.0, "not reproduced")])
 def test_a_model_that_has_learned_nothing_does_not_overfit(tmp_path: Path, train: float, verdict: str) -> None:
-    rows = invented("learned-omniglot", value=170.0)
-    for row in only(rows, split="train"):
-        row["value"] = train
+    rows = changed(invented("learned-omniglot", value=170.0), {"value": train}, split="train")
     outcome = outcomes(tmp_path, rows)["learned-omniglot.test"]
     assert outcome.verdict == verdict
     assert outcome.value == 170.0
@@ -250,9 +245,9 @@ def test_no_run_has_failed_before_it_had_its_updates(tmp_path: Path) -> None:
     ("failed", "verdict"), [((), "near"), ((2048,), "reproduced"), ((1024, 2048), "not reproduced")]
 )
 def test_sometimes_is_neither_always_nor_never(tmp_path: Path, failed: tuple[int, ...], verdict: str) -> None:
-    rows = invented("recall")
-    for row in only(rows, metric="p_exact"):
-        row["value"] = 0.01 if row["memory_size"] in failed else 0.7
+    rows = changed(invented("recall"), {"value": 0.7}, metric="p_exact")
+    for size in failed:
+        changed(rows, {"value": 0.01}, metric="p_exact", memory_size=size)
     outcome = outcomes(tmp_path, rows)["recall.fails"]
     assert outcome.verdict == verdict
     assert outcome.ours == f"{len(failed)} of 2 runs"
@@ -262,7 +257,10 @@ def test_sometimes_is_neither_always_nor_never(tmp_path: Path, failed: tuple[int
 @pytest.mark.parametrize(
     ("faster_from", "shown", "verdict"),
     [
-        *((16, "≤ 16", "reproduced"), (48, "39", "reproduced"), (128, "91", "near"), (512, "362", "not reproduced")),
+        (16, "≤ 16", "reproduced"),
+        (48, "39", "reproduced"),
+        (128, "91", "near"),
+        (512, "362", "not reproduced"),
         (10_000, "at none up to 4096", "not reproduced"),
     ],
 )
@@ -278,13 +276,10 @@ def test_the_crossover_may_be_at_twice_the_papers_size(
 
 
 def test_the_crossover_is_of_the_last_setting_and_of_whole_gradients(tmp_path: Path) -> None:
-    rows = invented("wallclock")
-    for row in rows:
-        row["created"] = "2026-01-01T00:00:00+00:00"
+    rows = invented("wallclock", created="2026-01-01T00:00:00+00:00")
     sampled = [row | {"variant": "sampled-gradient", "value": 0.1} for row in only(rows, model="vma")]
     later = [row | {"dtype": "bfloat16", "created": "2026-01-02T00:00:00+00:00"} for row in rows]
-    for row in only(later, model="vma"):
-        row["value"] = 1.0
+    changed(later, {"value": 1.0}, model="vma")
     assert outcomes(tmp_path, rows + sampled)["wallclock.crossover"].ours == "at none up to 4096"
     assert outcomes(tmp_path / "later", rows + later)["wallclock.crossover"].ours == "≤ 16"
 
