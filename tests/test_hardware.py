@@ -1,9 +1,7 @@
 """Freed memory is kept: a block that was freed and is allocated again faults no page."""
 
-import subprocess
-import sys
-
 import pytest
+from helpers import python
 
 from vma.hardware import keep_freed_memory
 
@@ -28,7 +26,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(not keep_freed_memory(), reason="needs Linux with the GNU C library")
 def test_freed_memory_is_not_faulted_in_again() -> None:
     def faults(how: str) -> int:
-        run = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
-        return int(run.stdout)
+        return int(python("-c", FAULTS, how).stdout)
 
     assert faults("keep") < faults("leave") / 10

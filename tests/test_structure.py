@@ -2,12 +2,11 @@
 
 import ast
 import re
-import subprocess
-import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from helpers import python
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("vma", "baselines", "benchmarks", "reports")
@@ -18,6 +17,7 @@ MODULES = {
 }
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib"}
 
+BELOW_MODELS = ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing")
 # Module or package: what of ours it may import, itself and what lies below it apart. The longest name that fits counts.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "vma": ("vma",),
@@ -36,10 +36,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vma.data": ("vma.errors", "vma.files", "vma.checkpoint"),
     "vma.addressing": ("vma.errors", "vma.networks"),
     "vma.z_gradient": ("vma.networks",),
-    "vma.model": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing", "vma.z_gradient"),
-    "vma.reference": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing", "vma.model"),
-    "vma.gumbel": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing", "vma.model"),
-    "vma.sampled": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing", "vma.model"),
+    "vma.model": (*BELOW_MODELS, "vma.z_gradient"),
+    "vma.reference": (*BELOW_MODELS, "vma.model"),
+    "vma.gumbel": (*BELOW_MODELS, "vma.model"),
+    "vma.sampled": (*BELOW_MODELS, "vma.model"),
     "vma.checkpoint": ("vma.errors", "vma.files"),
     "vma.protocol": ("vma.errors", "vma.objectives", "vma.networks"),
     "vma.update": ("vma.objectives", "vma.addressing", "vma.protocol", "vma.data"),
@@ -49,19 +49,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vma.pictures": ("vma.errors", "vma.protocol"),
     # a model by its name needs all models, so the baselines too
     "vma.pretrained": (
-        *(
-            "vma.errors",
-            "vma.networks",
-            "vma.model",
-            "vma.reference",
-            "vma.sampled",
-            "vma.gumbel",
-            "vma.estimators",
-            "vma.protocol",
-        ),
-        *("vma.checkpoint", "baselines"),
+        *("vma.errors", "vma.networks", "vma.model", "vma.reference", "vma.sampled", "vma.gumbel", "vma.estimators"),
+        *("vma.protocol", "vma.checkpoint", "baselines"),
     ),
-    "baselines": ("vma.errors", "vma.objectives", "vma.networks", "vma.addressing"),
+    "baselines": BELOW_MODELS,
     "baselines.sampled": ("baselines", "vma.objectives", "vma.networks", "vma.addressing", "vma.sampled"),
     "benchmarks": ("vma", "baselines", "reports"),
     # the rooms, each with those before it
@@ -147,7 +138,7 @@ def test_no_module_imports_itself_by_a_detour() -> None:
 def test_reports_run_without_torch() -> None:
     modules = [module for module in MODULES if below(module, "reports")]
     script = "\n".join([*(f"import {module}" for module in modules), "import sys", "assert 'torch' not in sys.modules"])
-    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    run = python("-c", script, cwd=ROOT)
     assert run.returncode == 0, run.stderr
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import CPU, seeded
 from torch.distributions import Categorical, kl_divergence
 
 from benchmarks.declare.experiments import EXPERIMENTS, smoke
@@ -19,7 +20,6 @@ from vma.evaluation import address_divergences
 from vma.objectives import Terms
 from vma.training import Update
 
-CPU = torch.device("cpu")
 DATA = load("strokes", image_size=8)
 SPEC = TrainSpec(dataset="strokes", image_size=8, network="tiny", threads=1)
 
@@ -129,12 +129,11 @@ def test_classification_counts_each_episode_by_both_rules() -> None:
     assert metric["n"] == 20 == len(address.arrays["address"])
     assert metric["low"] <= metric["value"] <= metric["high"]
     one = replace(episode, target_classes=1)
-    likelihood = run(Cell(SPEC, EvalSpec(one, 2, targets=5, task="classification-likelihood", threads=1)))
-    assert likelihood.metrics[0]["rule"] == "likelihood"
-    shifted = run(Cell(SPEC, EvalSpec(one, 2, targets=5, task="classification-shifted", threads=1)))
-    assert shifted.metrics[0]["rule"] == "shifted"
-    assert shifted.arrays["shifted"].shape == (5,)
-    assert set(np.unique(likelihood.arrays["likelihood"])) <= {0, 1}
+    for rule in ("likelihood", "shifted"):
+        result = run(Cell(SPEC, EvalSpec(one, 2, targets=5, task=f"classification-{rule}", threads=1)))
+        assert result.metrics[0]["rule"] == rule
+        assert result.arrays[rule].shape == (5,)
+        assert set(np.unique(result.arrays[rule])) <= {0, 1}
 
 
 def test_divergences_of_addresses_are_those_of_enumeration() -> None:
@@ -146,12 +145,12 @@ def test_divergences_of_addresses_are_those_of_enumeration() -> None:
         assert (result.arrays[name] >= 0).all()
         assert value(result, name) == pytest.approx(result.arrays[name].mean(), rel=1e-5)
     model, episode = trained().model, whole(trained(), evaluation).draw(0)
-    inclusive, exclusive = address_divergences(model, episode, 5, generator=torch.Generator().manual_seed(0))
+    inclusive, exclusive = address_divergences(model, episode, 5, generator=seeded())
     with torch.no_grad():
         encoded = model.encode_memory(episode.memory)  # type: ignore[operator]
         log_q, log_p = model.address(episode.x, encoded)  # type: ignore[operator]
         a = torch.arange(6).repeat_interleave(5)[:, None].expand(-1, 12)
-        terms = model(episode.x, encoded, 30, addresses=a, generator=torch.Generator().manual_seed(0))
+        terms = model(episode.x, encoded, 30, addresses=a, generator=seeded())
         log_px = (terms.log_px + terms.log_rz).view(6, 5, 12).logsumexp(1).mT
     p, q = Categorical(logits=(log_p + log_px).double()), Categorical(logits=log_q.double())
     assert torch.allclose(inclusive, kl_divergence(p, q), rtol=1e-4)
@@ -161,7 +160,7 @@ def test_divergences_of_addresses_are_those_of_enumeration() -> None:
 def test_signal_and_noise_are_those_of_a_gradient_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of mean 2 and standard deviation 1/2 in each of its parameters: 16."""
     evaluation = EvalSpec(EpisodeSpec(classes=3, shots=2), 400, targets=24, task="gradient-noise", threads=1)
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
 
     def known(update: Update, number: int) -> Terms:
         x = sum((p * (2 + torch.randn(p.shape, generator=generator) / 2)).sum() for p in update.model.parameters())
@@ -193,12 +192,14 @@ def test_updates_are_timed_in_turns() -> None:
     assert said == [(0, 1), (1, 1)]
 
 
+def sharing(spec: TrainSpec, *classes: int) -> list[Cell]:
+    """Cells that share their targets."""
+    episodes = [EpisodeSpec(classes=c, targets_per_class=1, shots=2, target_classes=1) for c in classes]
+    return [Cell(spec, EvalSpec(episode, 3, 6, threads=1)) for episode in episodes]
+
+
 def test_cells_that_share_targets_are_evaluated_together() -> None:
-    cells = [
-        Cell(SPEC, EvalSpec(EpisodeSpec(classes=c, targets_per_class=1, shots=2, target_classes=1), 4, 6, threads=1))
-        for c in (1, 4)
-    ]
-    (group,) = tasks.groups(cells)
+    (group,) = tasks.groups(sharing(SPEC, 1, 4))
     progress: list[int] = []
     first, second = tasks.evaluate_group(trained(), group, DATA, CPU, lambda done, total: progress.append(done))
     assert (first.arrays["x_index"] == second.arrays["x_index"]).all()
@@ -208,10 +209,7 @@ def test_cells_that_share_targets_are_evaluated_together() -> None:
 @pytest.mark.parametrize("read", ["features", "images"])
 def test_soft_attention_evaluated_together_gives_what_it_gives_alone(read: str) -> None:
     spec = replace(SPEC, model="soft", read=read)
-    cells = [
-        Cell(spec, EvalSpec(EpisodeSpec(classes=c, targets_per_class=1, shots=2, target_classes=1), 3, 5, threads=1))
-        for c in (1, 4)
-    ]
+    cells = sharing(spec, 1, 4)
     together = tasks.evaluate_group(trained(spec), cells, DATA, CPU, lambda done, total: None)
     for cell, result in zip(cells, together, strict=True):
         _, alone = tasks.TASKS[None](whole(trained(spec), cell.eval))

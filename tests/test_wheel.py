@@ -1,13 +1,13 @@
 """What is installed without a checkout: the library, the baselines and the weights, which work, and nothing else."""
 
+import contextlib
 import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 from hatchling import build
+from helpers import python
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,12 +33,8 @@ print(type(vma.load_pretrained("vae-table1")).__name__)
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The content of a wheel that is built of the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    before = Path.cwd()
-    os.chdir(ROOT)
-    try:
+    with contextlib.chdir(ROOT):
         name = build.build_wheel(str(folder))
-    finally:
-        os.chdir(before)
     with zipfile.ZipFile(folder / name) as wheel:
         wheel.extractall(folder / "site")
     return folder / "site"
@@ -56,13 +52,6 @@ def test_the_library_works_without_a_checkout(installed: Path) -> None:
     """What it depends on is this environment's; the checkout, which may be installed there, is not looked at."""
     start = f"import sys\nsys.path[:] = [{str(installed)!r}, *(p for p in sys.path if p not in ('', {str(ROOT)!r}))]\n"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", start + LIBRARY],
-        cwd=installed,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python("-c", start + LIBRARY, cwd=installed, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[3:] == ["PlainVAE"]

@@ -56,23 +56,16 @@ def test_ragged_folder(tmp_path: Path, nested: bool) -> None:
     assert _load(tmp_path).sha256 == made.sha256
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "transparent"])
 def test_dark_is_ink_in_every_mode(tmp_path: Path, mode: str) -> None:
     _fill(tmp_path)
-    ink = _ink(77)
+    path, ink = tmp_path / "class00" / "0.png", _ink(77)
     if mode == "I;16":
-        Image.fromarray(np.where(ink, 9_000, 40_000).astype(np.uint16)).save(tmp_path / "class00" / "0.png")
+        Image.fromarray(np.where(ink, 9_000, 40_000).astype(np.uint16)).save(path)
+    elif mode == "transparent":  # black everywhere, and opaque only where there is ink
+        Image.fromarray(np.stack([0 * ink] * 3 + [255 * ink], -1).astype(np.uint8)).save(path)
     else:
-        _save(tmp_path / "class00" / "0.png", ink, mode)
-    assert torch.equal(_load(tmp_path).test.images[0, 0], torch.from_numpy(ink).byte())
-
-
-def test_transparent_is_paper(tmp_path: Path) -> None:
-    _fill(tmp_path)
-    ink = _ink(77)
-    pixels = np.zeros((28, 28, 4), np.uint8)  # black everywhere, and opaque only where there is ink
-    pixels[..., 3] = np.where(ink, 255, 0)
-    Image.fromarray(pixels).save(tmp_path / "class00" / "0.png")
+        _save(path, ink, mode)
     assert torch.equal(_load(tmp_path).test.images[0, 0], torch.from_numpy(ink).byte())
 
 
@@ -129,15 +122,8 @@ def test_all_that_pillow_reads_is_taken_and_what_is_not_is_counted(tmp_path: Pat
             _save(tmp_path / f"{c}" / "0.png", ink)
             Image.open(tmp_path / f"{c}" / "0.png").save(tmp_path / f"{c}" / f"x{ending}", form)
             (tmp_path / f"{c}" / "0.png").unlink()
-    for name in (
-        "0/a.svg",
-        "1/b.svg",
-        "1/labels.csv",
-        "README",
-        "1/.hidden",
-        "0/deep/er/x.txt",
-        "0/deep/er/and.png/x.png",
-    ):
+    others = ("0/a.svg", "1/b.svg", "1/labels.csv", "README", "1/.hidden", "0/deep/er/x.txt", "0/deep/er/and.png/x.png")
+    for name in others:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     _save(tmp_path / "cover.png", ink)
@@ -152,13 +138,9 @@ def test_all_that_pillow_reads_is_taken_and_what_is_not_is_counted(tmp_path: Pat
         assert (part.images[:, 0] == torch.from_numpy(ink)).all()
 
 
-def _light(folder: Path, classes: int = 10) -> None:
-    for c in range(classes):
-        _save(folder / f"{c}" / "0.png", ~_ink(c))  # white ink on black
-
-
 def test_light_ink_is_said_and_taken_when_asked_for(tmp_path: Path) -> None:
-    _light(tmp_path)
+    for c in range(10):
+        _save(tmp_path / f"{c}" / "0.png", ~_ink(c))  # white ink on black
     pixels = np.full((28, 28, 4), 255, np.uint8)  # white, and opaque only where there is ink
     pixels[..., 3] = np.where(_ink(0), 255, 0)
     Image.fromarray(pixels).save(tmp_path / "0" / "0.png")
@@ -178,7 +160,6 @@ def test_a_threshold_takes_pale_strokes(tmp_path: Path) -> None:
         pale = np.where(_ink(c), 190, 255).astype(np.uint8)  # a quarter of the way from paper to black
         (tmp_path / f"{c}").mkdir()
         Image.fromarray(pale).save(tmp_path / f"{c}" / "0.png")
-    (tmp_path / "1" / "full.png").write_bytes((tmp_path / "1" / "0.png").read_bytes())
     _save(tmp_path / "1" / "full.png", np.ones((28, 28), bool))
     with pytest.warns(UserWarning, match=r"of 5 images 4 are blank and 1 all ink; folder:PATH,threshold="):
         _load(tmp_path)
