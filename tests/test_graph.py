@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import made, refused, seeded
 from test_training import DATA, NONE, RECALL, UNLABELLED, image_set, metrics, weights
 from test_training import SIZES as MLP
 from test_training import SPEC as PER_CLASS
@@ -27,7 +28,6 @@ from vma import ConvSizes, Terms, VariationalMemoryAddressing, checkpoint, iwae,
 from vma.addressing import Draw
 from vma.data import DataSet
 from vma.data.episodes import Episodes, EpisodeSpec
-from vma.errors import InputError
 from vma.estimators import draw_all, draw_set, pathwise, rloo, score_of_set, wake
 from vma.graph import WARM_UP, StaticUpdate
 from vma.gumbel import GumbelAddressing
@@ -80,9 +80,7 @@ def episodes_of(name: str, device: str = "cpu") -> Episodes:
 
 
 def make(name: str, device: str = "cpu") -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return CASES[name][0]().to(device)
+    return made(lambda: CASES[name][0]().to(device))
 
 
 def capturable(model: nn.Module, rate: float = EXACT) -> torch.optim.Adam:
@@ -95,14 +93,13 @@ def static(
     model: nn.Module, optimizer: torch.optim.Optimizer, name: str, updates: range, **fields: Any
 ) -> StaticUpdate:
     fields = {"clip": None, "episodes_per_update": 1, "dtype": torch.float32} | fields
-    generator = torch.Generator().manual_seed(0)
-    return StaticUpdate(Update(model, episodes_of(name), CASES[name][1], optimizer, 4, generator, **fields), updates)
+    return StaticUpdate(Update(model, episodes_of(name), CASES[name][1], optimizer, 4, seeded(), **fields), updates)
 
 
 def plain(model: nn.Module, optimizer: torch.optim.Optimizer, name: str, updates: range, **options: Any) -> Any:
     device = next(model.parameters()).device.type
-    generator = torch.Generator(device).manual_seed(0)
-    return fit(model, episodes_of(name, device), CASES[name][1], optimizer, 4, updates, generator=generator, **options)
+    options["generator"] = seeded(device=device)
+    return fit(model, episodes_of(name, device), CASES[name][1], optimizer, 4, updates, **options)
 
 
 def same(one: list[Tensor], other: list[Tensor]) -> bool:
@@ -173,7 +170,7 @@ def test_a_gradient_that_is_not_finite_is_no_broken_bound() -> None:
 
 def test_a_graph_is_refused_on_a_cpu() -> None:
     model = make("vae")
-    with pytest.raises(InputError, match="graph is given for a model on cpu: it needs one on a CUDA device"):
+    with refused("graph is given for a model on cpu: it needs one on a CUDA device"):
         next(plain(model, capturable(model), "vae", range(9), graph=True))
 
 
@@ -189,7 +186,7 @@ def test_a_graph_is_refused_on_a_cpu() -> None:
 )
 def test_an_optimizer_that_no_graph_can_hold_is_refused(optimizer: Any) -> None:
     model = make("vae", "cuda")
-    with pytest.raises(InputError, match=r"^graph is given with an optimizer that it cannot hold: make it with"):
+    with refused(r"^graph is given with an optimizer that it cannot hold: make it with"):
         next(plain(model, optimizer(model), "vae", range(9), graph=True))
 
 
@@ -314,17 +311,6 @@ def run(spec: TrainSpec = SPEC, device: str = "cpu", data: DataSet = DATA, **opt
     return training.train(spec, data, torch.device(device), **options)
 
 
-def stopped(spec: TrainSpec, device: str, data: DataSet, updates: int, at: int) -> None:
-    """Run until a signal after `at` updates."""
-
-    def progress(done: int) -> None:
-        if done == at:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(Stopped):
-        run(spec, device, data, updates=updates, progress=progress)
-
-
 @pytest.mark.usefixtures("_apart")
 @pytest.mark.parametrize(
     ("spec", "data"),
@@ -430,7 +416,7 @@ def test_a_replayed_update_is_that_of_fit(name: str, n: int, clip: float | None,
 def test_replays_take_the_generator_on_and_overwrite_the_terms() -> None:
     one, other = make("vma", "cuda"), make("vma", "cuda")
     states, bounds, places = [], [], []
-    generators = [torch.Generator("cuda").manual_seed(0) for _ in range(2)]
+    generators = [seeded(device="cuda") for _ in range(2)]
     episodes = Episodes(image_set().to("cuda"), PER_CLASS, 0)
     for model, generator, graph in zip((one, other), generators, (False, True), strict=True):
         updates = fit(model, episodes, vimco, capturable(model, 1e-3), 4, range(9), generator=generator, graph=graph)
@@ -487,13 +473,13 @@ def test_a_run_on_a_gpu_goes_on_where_it_was_stopped(
 ) -> None:
     """Up to rounding: other kernels may run before a graph is captured than in it."""
     data = UNLABELLED if spec is GROWING else DATA
-    stopped(spec, "cuda", data, updates=14, at=7)
+    with pytest.raises(Stopped):
+        run(spec, "cuda", data, updates=14, progress=lambda done: done == 7 and os.kill(os.getpid(), signal.SIGINT))
     resumed, lines = run(spec, "cuda", data, updates=14), metrics(spec, "cuda")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     straight = run(spec, "cuda", data, updates=14)
-    assert (
-        [line["update"] for line in lines] == [line["update"] for line in metrics(spec, "cuda")] == [*range(2, 15, 2)]
-    )
+    for logged in (lines, metrics(spec, "cuda")):
+        assert [line["update"] for line in logged] == [*range(2, 15, 2)]
     start = weights(build.build_model(spec, data, torch.device("cpu")))
     assert astray(weights(resumed.model), weights(straight.model), start) < 0.05
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from helpers import CPU, made, refused, same, seeded
 from torch import Tensor, nn
 
 from baselines import PlainVAE, SoftAttentionVAE
@@ -25,12 +26,10 @@ from benchmarks.runs.weights import ship
 from vma import MLPSizes, Terms, VariationalMemoryAddressing, checkpoint, iwae, pretrained, vimco
 from vma.data import DataSet, ImageSet
 from vma.data.episodes import Episode, Episodes, EpisodeSpec
-from vma.errors import InputError
 from vma.estimators import geometric_leave_one_out, leave_one_out
 from vma.training import NonFiniteBound, fit
 
 SIZES = MLPSizes(image=(1, 8, 8), widths=(12, 8), latent=2, embedding=4)
-CPU = torch.device("cpu")
 SPEC = EpisodeSpec(classes=3, targets_per_class=2, shots=2)
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[Terms], Tensor]]] = {
     "vma": (lambda: VariationalMemoryAddressing(SIZES), vimco),
@@ -41,33 +40,25 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[Terms], Tensor]]] = {
 
 def image_set(seed: int = 0) -> ImageSet:
     """8 classes of 6 noisy copies of a prototype: there is something to learn."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     prototypes = torch.rand(8, 1, 1, 8, 8, generator=generator) < 0.3
     noise = torch.rand(8, 6, 1, 8, 8, generator=generator) < 0.05
     return ImageSet((prototypes ^ noise).flatten(0, 1).to(torch.uint8), torch.arange(0, 49, 6))
 
 
 def make(name: str = "vma") -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return MODELS[name][0]()
+    return made(MODELS[name][0])
 
 
 def weights(model: nn.Module) -> list[Tensor]:
     return [p.detach().clone() for p in model.parameters()]
 
 
-def unchanged(model: nn.Module, before: list[Tensor]) -> bool:
-    return all(((p == b) | (p.isnan() & b.isnan())).all() for p, b in zip(weights(model), before, strict=True))
-
-
 def start(
     model: nn.Module, optimizer: torch.optim.Optimizer, updates: range, **options: Any
 ) -> Iterator[tuple[int, Terms]]:
     objective = vimco if isinstance(model, VariationalMemoryAddressing) else iwae
-    generator = torch.Generator().manual_seed(0)
-    episodes = Episodes(image_set(), SPEC, 0)
-    return fit(model, episodes, objective, optimizer, 4, updates, generator=generator, **options)
+    return fit(model, Episodes(image_set(), SPEC, 0), objective, optimizer, 4, updates, generator=seeded(), **options)
 
 
 # --- the loop
@@ -88,7 +79,7 @@ def test_a_broken_bound_stops_before_the_update() -> None:
     before = weights(model)
     with pytest.raises(NonFiniteBound, match=r"not finite at update 7, seed \d+: log_px broke"):
         next(start(model, torch.optim.Adam(model.parameters()), range(7, 9)))
-    assert unchanged(model, before)
+    torch.testing.assert_close(weights(model), before, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("clip", [None, 1e-2, 1e6])
@@ -115,11 +106,9 @@ def test_an_update_on_several_episodes_is_accumulated_gradients(name: str, n: in
         return replace(episode, x=episode.x.double(), memory=episode.memory.double())
 
     optimizers = [torch.optim.SGD(model.parameters(), lr=1e-2) for model in (one, other)]
-    generators = [torch.Generator().manual_seed(0) for _ in optimizers]
-    fitted = fit(
-        one, episodes, objective, optimizers[0], 4, range(5, 7), generator=generators[0], episodes_per_update=n
-    )
-    for update, terms in fitted:
+    generators = [seeded(), seeded()]
+    options = {"generator": generators[0], "episodes_per_update": n}
+    for update, terms in fit(one, episodes, objective, optimizers[0], 4, range(5, 7), **options):
         optimizers[1].zero_grad()
         for number in range(n * update, n * update + n):
             episode = episodes(number)
@@ -129,8 +118,7 @@ def test_an_update_on_several_episodes_is_accumulated_gradients(name: str, n: in
         assert terms.log_px.shape == (4, n * SPEC.num_targets)
         assert terms.kl_a.shape == (n * SPEC.num_targets,)
         torch.testing.assert_close(iwae(terms)[-SPEC.num_targets :], iwae(part))
-    for a, b in zip(weights(one), weights(other), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(weights(one), weights(other), rtol=1e-10, atol=1e-12)
 
 
 # --- runs
@@ -168,7 +156,7 @@ def _small_and_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def train(name: str = "vma", data: DataSet = DATA, **options: Any) -> Trained:
-    return training.train(train_spec(name), data, torch.device("cpu"), **options)
+    return training.train(train_spec(name), data, CPU, **options)
 
 
 def train_spec(name: str = "vma") -> TrainSpec:
@@ -184,8 +172,7 @@ def metrics(spec: TrainSpec | None = None, device: str = "cpu") -> list[dict[str
 
 
 def equal(one: Trained, other: Trained) -> bool:
-    states = one.model.state_dict(), other.model.state_dict()
-    return all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    return same(one.model, other.model)
 
 
 def at_update(monkeypatch: pytest.MonkeyPatch, update: int, action: Callable[[], None]) -> None:
@@ -330,12 +317,12 @@ def test_a_rate_may_be_constant_before_it_decays() -> None:
     assert rate(10) == rate(11) == 0
     warm = build.schedule(replace(train_spec(), warmup=4, decay_updates=10))
     assert [warm(update) for update in (0, 5)] == pytest.approx([0.25, 0.5])
-    with pytest.raises(InputError, match="decay_from is 6, decay_updates 6: must end after it begins"):
+    with refused("decay_from is 6, decay_updates 6: must end after it begins"):
         replace(annealed_spec(), decay_updates=6)
 
 
 @pytest.mark.parametrize("trunk_updates", [0, 2, 6, 7])
-def test_a_run_with_a_trunk_begins_where_that_ends(trunk_updates: int, tmp_path: Path) -> None:
+def test_a_run_with_a_trunk_begins_where_that_ends(trunk_updates: int) -> None:
     """Whether the trunk is not there, has begun, has come so far, or has gone too far, the weights are the same."""
     spec = annealed_spec()
     if trunk_updates:
@@ -369,7 +356,7 @@ def test_a_run_may_begin_from_shipped_weights(estimator: str, tmp_path: Path, mo
     training.train(spec, DATA, CPU, updates=2, restart=True)
     path.unlink()  # it is no longer asked for
     assert equal(straight, training.train(spec, DATA, CPU, updates=4))
-    with pytest.raises(InputError, match="is no name of trained weights"):
+    with refused("is no name of trained weights"):
         training.train(spec, DATA, CPU, updates=4, restart=True)
 
 
@@ -389,10 +376,8 @@ def test_every_estimator_trains(estimator: str) -> None:
     """It changes q(a|x), and yields the bound of its own draws."""
     spec = replace(train_spec(), estimator=estimator, num_samples=2)
     model = build.build_model(spec, DATA, CPU)
-    before = [p.detach().clone() for p in model.addressing.parameters()]
-    trained = training.train(spec, DATA, CPU, updates=2)
-    changed = [not torch.equal(p, b) for p, b in zip(trained.model.addressing.parameters(), before, strict=True)]
-    assert all(changed)
+    before, after = weights(model.addressing), weights(training.train(spec, DATA, CPU, updates=2).model.addressing)
+    assert not any(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -409,10 +394,8 @@ def test_every_estimator_trains(estimator: str) -> None:
     ],
 )
 def test_trainings_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError) as caught:
+    with refused(f"^{message}"):
         training.train(replace(train_spec(), **fields), DATA, CPU, updates=1)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
 
 
 def test_the_updates_of_a_trunk_count_as_made_before() -> None:
@@ -437,23 +420,22 @@ def test_a_trunk_that_goes_on_meanwhile_is_left_where_it_should_be(monkeypatch: 
     assert equal(training.train(spec, DATA, CPU, updates=10), straight)  # by the state before, of 6 updates
     shutil.rmtree(folder)
     train(updates=8)
-    with pytest.raises(InputError, match="it has 8 updates, this run leaves it at 6: start again"):
+    with refused("it has 8 updates, this run leaves it at 6: start again"):
         training.train(spec, DATA, CPU, updates=10)
 
 
 def test_two_processes_do_not_train_one_run() -> None:
     folder = run_folder(train_spec(), CPU)
     folder.mkdir(parents=True)
-    with FileLock(folder / "lock"), pytest.raises(InputError, match="another process is training this run"):
+    with FileLock(folder / "lock"), refused("another process is training this run"):
         train(updates=1)
     assert train(updates=1).updates == 1
 
 
 def test_a_run_does_not_go_on_with_other_data() -> None:
     train(updates=2)
-    with pytest.raises(InputError, match="was trained on other tiny data") as caught:
+    with refused("was trained on other tiny data"):
         train(updates=4, data=replace(DATA, sha256="1" * 64))
-    assert "\n" not in str(caught.value)
     assert train(updates=3).updates == 3
 
 
@@ -499,8 +481,7 @@ def test_a_learned_memory_alone_has_no_weight_decay() -> None:
 
 
 def test_the_estimator_is_the_specs() -> None:
-    generator = torch.Generator().manual_seed(0)
-    terms = Terms(*torch.randn(4, 3, 4, generator=generator), kl_a=torch.zeros(4))
+    terms = Terms(*torch.randn(4, 3, 4, generator=seeded()), kl_a=torch.zeros(4))
     names = {"vimco": leave_one_out, "geometric": geometric_leave_one_out}
     for estimator, baseline in names.items():
         objective = build.build_objective(replace(train_spec(), estimator=estimator), make())
