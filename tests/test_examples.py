@@ -4,13 +4,13 @@ import importlib.util
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from helpers import python
 from PIL import Image
 
 import vma
@@ -22,18 +22,14 @@ EXAMPLES = ROOT / "examples"
 
 def example(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def test_one_shot_makes_samples_of_a_drawing(tmp_path: Path) -> None:
-    def run(*argv: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, str(EXAMPLES / "one_shot.py"), *argv]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    def run(*argv: str) -> "subprocess.CompletedProcess[str]":
+        return python(EXAMPLES / "one_shot.py", *argv, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
     done = run()
     assert done.stdout.startswith("Wrote one_shot.png"), done.stderr

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import CPU, same, seeded
 from PIL import Image
 
 from baselines import SoftAttentionVAE
@@ -38,8 +39,8 @@ def test_samples_stand_in_their_places(columns: int | None, row: int, column: in
 def test_samples_are_of_each_drawing_alone(make: Any) -> None:
     model = make(SIZES).train()
     drawings = torch.rand(2, 1, 6, 6).round()
-    both = one_shot(model, drawings, 3, torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(0)
+    both = one_shot(model, drawings, 3, seeded())
+    generator = seeded()
     alone = [one_shot(model, drawing[None], 3, generator) for drawing in drawings]
     assert torch.equal(both, torch.cat(alone))
     assert model.training
@@ -74,18 +75,17 @@ RUNS: dict[str, dict[str, Any]] = {
 def test_a_run_that_is_drawn_is_the_same_run(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     episode = EpisodeSpec(classes=2, targets_per_class=2, shots=2)
     spec = TrainSpec(**{"dataset": "strokes", "image_size": 8, "network": "tiny-mlp", "episode": episode, **RUNS[name]})
-    data, cpu = load("strokes", image_size=8), torch.device("cpu")
     monkeypatch.setattr(watch, "LOG_EVERY", 2)
-    states = []
+    models = []
     for every in (4, 10**6):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(every)))
         monkeypatch.setattr(watch, "DRAW_EVERY", every)
-        states.append(training.train(spec, data, cpu, updates=6).model.state_dict())
-        folder = run_folder(spec, cpu)
+        models.append(training.train(spec, load("strokes", image_size=8), CPU, updates=6).model)
+        folder = run_folder(spec, CPU)
         drawn = {path.name for path in folder.glob("*.png")}
         assert drawn == ({"samples.png", "curve.png"} if every == 4 else set())
         for path in folder.glob("*.png"):
             with Image.open(path) as image:
                 image.load()
                 assert np.asarray(image.convert("L")).min() < 200
-    assert all(torch.equal(states[0][key], value) for key, value in states[1].items())
+    assert same(*models)

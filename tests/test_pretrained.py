@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import CPU, same
 
 import vma
 from benchmarks.declare.experiments import named
@@ -19,6 +20,7 @@ from vma.data import load
 from vma.data.episodes import Episodes, EpisodeSpec
 from vma.errors import InputError
 
+TINY = TrainSpec(dataset="strokes", image_size=8, network="tiny", threads=1)
 README = pretrained.WEIGHTS / "README.md"
 
 
@@ -55,20 +57,16 @@ def test_every_name_is_of_another_training() -> None:
 def test_weights_of_another_training_by_the_same_name_are_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, cpu = load("strokes", image_size=8), torch.device("cpu")
-    spec = TrainSpec(dataset="strokes", image_size=8, network="tiny", threads=1)
-    path = weights.ship(train(spec, data, cpu, updates=1), data, tmp_path)
+    data = load("strokes", image_size=8)
+    path = weights.ship(train(TINY, data, CPU, updates=1), data, tmp_path)
     monkeypatch.setattr(weights, "weights_path", lambda spec: path)
-    assert weights.shipped(spec, data, cpu) is not None
-    assert weights.shipped(replace(spec, learning_rate=1e-3), data, cpu) is None
+    assert weights.shipped(TINY, data, CPU) is not None
+    assert weights.shipped(replace(TINY, learning_rate=1e-3), data, CPU) is None
 
 
 def test_the_state_of_a_run_loads_too() -> None:
-    spec = TrainSpec(dataset="strokes", image_size=8, network="tiny", threads=1)
-    trained = train(spec, load("strokes", image_size=8), torch.device("cpu"), updates=1)
-    state = run_folder(spec, torch.device("cpu")) / "checkpoint.safetensors"
-    loaded = vma.load_pretrained(state).state_dict()
-    assert all(torch.equal(value, loaded[key]) for key, value in trained.model.state_dict().items())
+    trained = train(TINY, load("strokes", image_size=8), CPU, updates=1)
+    assert same(vma.load_pretrained(run_folder(TINY, CPU) / "checkpoint.safetensors"), trained.model)
 
 
 def test_a_wrong_name_lists_the_names(tmp_path: Path) -> None:
@@ -80,13 +78,7 @@ def test_a_wrong_name_lists_the_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        None,
-        {"model": "lstm"},
-        {"image_size": 10**9},
-        {"learned_entries": 10**12},
-        {"memory_shape": 3},
-    ],
+    [None, {"model": "lstm"}, {"image_size": 10**9}, {"learned_entries": 10**12}, {"memory_shape": 3}],
 )
 def test_a_file_that_does_not_say_its_model_is_refused(wrong: Any, tmp_path: Path) -> None:
     spec = TrainSpec(image_size=8, network="tiny-mlp")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from helpers import CPU, error_line
 from PIL import Image
 
 from benchmarks import samples
@@ -21,8 +21,8 @@ def weights() -> dict[str, str]:
     spec = TrainSpec(dataset="strokes", image_size=8, network="tiny-mlp", episode=episode, threads=1)
     vae = TrainSpec(model="vae", dataset="strokes", image_size=8, network="tiny-mlp", num_samples=1, threads=1)
     for part in (spec, vae):
-        train(part, load("strokes", image_size=8), torch.device("cpu"), updates=1)
-    return {s.model: str(run_folder(s, torch.device("cpu")) / "checkpoint.safetensors") for s in (spec, vae)}
+        train(part, load("strokes", image_size=8), CPU, updates=1)
+    return {s.model: str(run_folder(s, CPU) / "checkpoint.safetensors") for s in (spec, vae)}
 
 
 @pytest.fixture
@@ -70,7 +70,5 @@ def test_a_mistake_costs_one_line(
         ([weights["vma"], "--image-size", "9"], "are 9x9, the model was trained with 8x8"),
     ):
         assert samples.main(["--checkpoint", *argv, "--out", str(tmp_path / "y.png")]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("error: ")
-        assert words in line
+        assert words in error_line(capsys)
         assert not (tmp_path / "y.png").exists()

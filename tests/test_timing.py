@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from helpers import CPU, python
 
 from benchmarks.declare.experiments import scaling_training
 from benchmarks.runs import clock
@@ -26,7 +25,6 @@ from vma.data.episodes import EpisodeSpec
 from vma.estimators import vimco
 
 ROOT = Path(__file__).parents[1]
-CPU = torch.device("cpu")
 TINY = replace(scaling_training(), dataset="strokes", network="tiny", image_size=12, threads=1)
 FIVE = np.array([1.0, 2.0, 3.0, 4.0, 9.0])
 
@@ -117,14 +115,8 @@ def test_processes_make_updates_side_by_side() -> None:
 @pytest.mark.long
 def test_all_of_it_runs_in_miniature(tmp_path: Path) -> None:
     options = ("--timing-tiny", "--timing-rounds=1", "--timing-device=cpu", f"--timing-out={tmp_path}")
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "benchmarks/timing", "--benchmark-only", *options],
-        cwd=ROOT,
-        env={key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    run = python("-m", "pytest", "benchmarks/timing", "--benchmark-only", *options, cwd=ROOT, env=environment)
     assert run.returncode == 0, run.stdout + run.stderr
     out = tmp_path / "tiny"  # apart from what is a result
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["evaluation.json", "ratios.csv", "update.json"]
