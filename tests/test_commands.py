@@ -3,10 +3,12 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import error_line
 
 from benchmarks import memory_size, run, scaling, table1
 from benchmarks.declare import experiments
@@ -14,7 +16,7 @@ from benchmarks.plan import cli
 from benchmarks.plan.cli import run_command
 from benchmarks.record import store
 from reports import results
-from vma.data import load
+from vma.data import DataSet, load
 from vma.errors import DataUnavailable
 
 TINY = ["--image-size", "8", "--updates", "2", "--targets", "3", "--threads", "1"]
@@ -89,11 +91,7 @@ def test_a_mistake_costs_one_line(mistake: str, tmp_path: Path, capsys: pytest.C
     module, arguments, words = MISTAKES[mistake]
     out = tmp_path / "out"
     assert call(module, *(a.format(tmp=tmp_path) for a in arguments), "--out", str(out)) == 2
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1, said
-    line = said.rstrip()
-    assert line.startswith("error: ")
-    assert words in line
+    assert words in error_line(capsys)
     assert not out.exists()
 
 
@@ -109,8 +107,7 @@ def test_a_full_memory_is_one_line(
 
     monkeypatch.setattr(table1, "here", full)
     assert call(table1, "--dataset", "strokes", "--out", str(tmp_path / "out"), *TINY) == 1
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: the memory is full: give smaller numbers")
+    assert error_line(capsys).startswith("error: the memory is full: give smaller numbers")
     assert not (tmp_path / "out").exists()
 
 
@@ -124,17 +121,15 @@ def test_the_sampled_gradients_of_wallclock_have_no_reference_path(
     assert not (tmp_path / "out").exists()
 
 
-def nothing_there(name: str, **_: object) -> None:
-    raise DataUnavailable(f"{name} is nowhere", ("cache: not there", "https://host/file: no network"))
-
-
 def test_the_fallback_is_taken_only_when_asked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def find(name: str, **options: Any) -> DataSet:
+        if name != "strokes":
+            raise DataUnavailable(f"{name} is nowhere", ("cache: not there", "https://host/file: no network"))
+        return load(name, **options)
 
-    monkeypatch.setattr(
-        "benchmarks.plan.cli.load", lambda name, **k: load(name, **k) if name == "strokes" else nothing_there(name)
-    )
+    monkeypatch.setattr(cli, "load", find)
     arguments = ["--fallback", "strokes", "--models", "vae", "--out", str(tmp_path), *TINY]
     assert call(table1, *arguments) == 0
     lines = capsys.readouterr().out.splitlines()

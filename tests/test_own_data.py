@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import CPU
 from PIL import Image
 
 from benchmarks import memory_size, scaling
@@ -22,7 +23,6 @@ from benchmarks.runs.training import train
 from vma.data import DataSet, ImageSet, load
 from vma.data.episodes import EpisodeSpec
 
-CPU = torch.device("cpu")
 TINY = TrainSpec(
     dataset="strokes", image_size=8, network="tiny", threads=1, episode=EpisodeSpec(classes=4, targets_per_class=2)
 )
@@ -54,7 +54,6 @@ def test_ten_classes_of_ten_drawings_go_all_the_way(tmp_path: Path, capsys: pyte
     assert "episodes of training have 5 classes instead of 8" in said.err
     assert {row["classes"] for row in store.read_rows(tmp_path / "out" / "scaling.jsonl")} == {1, 2, 4}
     found = re.search(r"vma: 2 updates in \S+ minutes, in (\S+)\n", said.out)
-    assert found is not None
     model = ("--checkpoint", found[1], *out, "--num-samples", 2)  # which says what data it had, and their size
     assert call(memory_size, *model, "--classes", 2, 4, "--shots", 1, 9) == 0
     rows = [row for row in store.read_rows(tmp_path / "out" / "memory-size.jsonl") if row["metric"] == "nll"]
