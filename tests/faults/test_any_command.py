@@ -5,7 +5,6 @@ then leaves nothing behind.
 import contextlib
 import hashlib
 import io
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import CPU
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -36,7 +36,6 @@ from vma import data
 from vma.data.episodes import EpisodeSpec
 from vma.errors import DataUnavailable
 
-CPU = torch.device("cpu")
 EPISODE = EpisodeSpec(classes=2, targets_per_class=1, shots=1)
 TINY = TrainSpec(dataset="strokes", image_size=8, network="tiny-mlp", episode=EPISODE, num_samples=2, threads=1)
 SHORT = ["--dataset", "strokes", "--image-size", "8", "--threads", "1"]
@@ -147,7 +146,6 @@ def draw_images(folder: Path, classes: int, draw: Callable[[np.random.Generator]
 @contextlib.contextmanager
 def workplace() -> Iterator[Path]:
     """A folder to work in, with what can be in the way of a path."""
-    before = Path.cwd()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in ("empty", "there"):
@@ -155,11 +153,8 @@ def workplace() -> Iterator[Path]:
         (folder / "file").write_text("text", encoding="utf-8")
         for link, target in (("link", "there"), ("dangling", "nowhere"), ("loop", "loop")):
             (folder / link).symlink_to(target)
-        os.chdir(folder)
-        try:
+        with contextlib.chdir(folder):
             yield folder
-        finally:
-            os.chdir(before)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -195,9 +190,8 @@ def complaint(module: ModuleType, argv: Sequence[str]) -> str | None:
         if contents(folder) != before:
             return f"left {contents(folder).keys() - before.keys()} behind"
     said = err.getvalue()
-    first, *more = [line for line in said.split("\n") if line and not line.startswith(("\r", "warning: "))] or [
-        ""
-    ]  # without bars
+    lines = [line for line in said.split("\n") if line and not line.startswith(("\r", "warning: "))]  # without bars
+    first, *more = lines or [""]
     if not first.startswith("error: ") or not first.isprintable() or len(first) > 1100:
         return f"said {said[:2000]!r}"
     if any(not line.startswith("  ") for line in more) or (more and "found nowhere" not in first):
@@ -232,17 +226,14 @@ def command_lines(module: ModuleType, start: Sequence[str], places: dict[str, Pa
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_any_command_line_runs_or_costs_one_line(name: str, places: dict[str, Path]) -> None:
-    (module, start), wrong, tried = COMMANDS[name], [], []
+    module, start = COMMANDS[name]
 
     @given(command_lines(module, start, places))
     @settings(max_examples=60)
     def attempt(argv: list[str]) -> None:
-        tried.append(argv)
-        if found := complaint(module, argv):
-            wrong.append(f"{argv}: {found}")
+        assert complaint(module, argv) is None
 
     attempt()
-    assert not wrong, "\n".join(wrong[:20])
 
 
 def test_a_sweep_takes_any_name_of_a_folder(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from helpers import CPU, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +30,6 @@ from vma.data.images import make_data_set
 from vma.errors import InputError
 from vma.training import NonFiniteBound
 
-CPU = torch.device("cpu")
 Fields = dict[str, Any]
 
 EPISODE = {"protocol": "per_class", "classes": 2, "targets_per_class": 1, "shots": 2}
@@ -110,7 +110,7 @@ def unchecked() -> Iterator[None]:
 @cache
 def data_set(image_size: int) -> DataSet:
     """Random images; some are blank, and one class has two drawings in the place of six."""
-    generator = torch.Generator().manual_seed(image_size)
+    generator = seeded(image_size)
 
     def images(classes: int) -> ImageSet:
         counts = torch.tensor([2, *[6] * (classes - 1)])
@@ -197,36 +197,28 @@ def test_any_spec_runs_or_is_refused_in_a_line(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setattr(clock, "peak_of_updates", lambda *_: 0)  # collects garbage, which takes long
-    wrong, tried = [], []
 
     @given(cells())
     @settings(max_examples=150)
     def attempt(values: Fields) -> None:
-        tried.append(values)
-        if found := complaint(values, lambda: ran(made(values))):
-            wrong.append(f"{values}: {found}")
+        assert complaint(values, lambda: ran(made(values))) is None
 
     attempt()
-    assert not wrong, "\n".join(wrong[:20])
 
 
 def test_any_metadata_of_a_checkpoint_are_a_spec_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong, tried = [], []
     anything = st.recursive(ODD, lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=3), part))
     unknown = st.tuples(trainings(), st.text(max_size=5), ODD).map(lambda parts: parts[0] | {parts[1]: parts[2]})
 
     @given(anything | trainings() | unknown)
     @settings(max_examples=200)
     def attempt(values: Any) -> None:
-        tried.append(values)
         meta = {"spec": json.loads(json.dumps(values))}
         monkeypatch.setattr(checkpoint, "load", lambda *_, **__: checkpoint.Checkpoint({}, meta))
         with unchecked():
-            if found := complaint({"train": {}}, lambda: spec_at(Path("weights"))):
-                wrong.append(f"{values}: {found}")
+            assert complaint({"train": {}}, lambda: spec_at(Path("weights"))) is None
 
     attempt()
-    assert not wrong, "\n".join(wrong[:20])
 
 
 def test_the_names_of_a_spec_are_those_that_something_is_made_of() -> None:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from vma.data import datasets, load
 from vma.data.datasets import AMAT, CHARDATA, MADE, MNIST_GMN, OMNIGLOT, OMNIGLOT_GMN
@@ -93,13 +92,7 @@ def pixels(size: int) -> bytes:
     return chunk(b"IDAT", zlib.compress(bytes(size)))
 
 
-def good_png() -> bytes:
-    file = io.BytesIO()
-    Image.new("L", (28, 28)).save(file, "PNG")
-    return file.getvalue()
-
-
-GOOD = good_png()
+GOOD = png(28, 28, pixels(28 * 29))
 IMAGES = {name: make for name, make in NO_FILES.items() if name != "a folder"} | {
     "100,000 x 100,000": raw(png(100_000, 100_000, pixels(100))),
     "100,000 x 100,000 in a bit": raw(png(100_000, 100_000, pixels(512 * MIB), depth=1)),
@@ -124,12 +117,13 @@ def test_an_image_that_is_none_is_refused_in_a_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where the bomb would go off
     for i, file in enumerate(NAMES if name == "zeros" else NAMES[:1]):
+        folder = tmp_path / f"{i}"
         for label in "abcd":
-            (tmp_path / f"{i}" / label).mkdir(parents=True)
-            (tmp_path / f"{i}" / label / "good.png").write_bytes(GOOD)
-        IMAGES[name](tmp_path / f"{i}" / "a" / file)
+            (folder / label).mkdir(parents=True)
+            (folder / label / "good.png").write_bytes(GOOD)
+        IMAGES[name](folder / "a" / file)
         with pytest.raises(InputError) as caught:
-            load(f"folder:{tmp_path / f'{i}'}", image_size=28)
-        assert one_line(caught.value, tmp_path / f"{i}"), str(caught.value)
+            load(f"folder:{folder}", image_size=28)
+        assert one_line(caught.value, folder), str(caught.value)
     assert peak() < MEMORY
     assert not (tmp_path / "SENTINEL").exists()
