@@ -22,12 +22,8 @@ class Forker:
     def __call__(self, folder: Path, **more: Any) -> dict[str, Any]:
         fields = {"out": f"{folder}/out", "cache": f"{folder}/cache", "log": f"{folder}.log"} | more
         if self.process is None:
-            pipe = subprocess.PIPE
-            self.process = subprocess.Popen(
-                [sys.executable, WARM], stdin=pipe, stdout=pipe, text=True, env=environment()
-            )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self.process = subprocess.Popen([sys.executable, WARM], **pipes, text=True, env=environment())
         try:
             self.process.stdin.write(json.dumps(fields) + "\n")
             self.process.stdin.flush()
@@ -73,7 +69,6 @@ def peak() -> Callable[[], int]:
 
     def status(name: str) -> int:
         found = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-        assert found is not None
         return int(found[1]) * 1024
 
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import CPU
 
 from benchmarks.declare.spec import TrainSpec, identity
 from benchmarks.runs import training
@@ -23,7 +24,6 @@ from vma.data import DataSet, load
 from vma.data.episodes import EpisodeSpec
 from vma.errors import InputError
 
-CPU = torch.device("cpu")
 EPISODE = EpisodeSpec(classes=4, targets_per_class=2, shots=2)
 SPEC = TrainSpec(recipe="smoke", dataset="strokes", image_size=8, network="tiny-mlp", episode=EPISODE, threads=1)
 NAME = "checkpoint.safetensors"
@@ -178,30 +178,30 @@ ALL = HOSTILE | {f"damage {number}": damaged(number) for number in range(20)}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """A run's empty folder in a cache of its own."""
+def spoilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: Path) -> Callable[[str], Path]:
+    """The state of a run after 8 updates in a cache of its own, spoilt in the way of this name."""
     monkeypatch.chdir(tmp_path)  # where the bombs would go off
 
-    def fresh(name: str) -> Path:
+    def make(name: str) -> Path:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
-        found = run_folder(SPEC, CPU)
-        found.mkdir(parents=True)
-        return found
+        path = run_folder(SPEC, CPU) / NAME
+        path.parent.mkdir(parents=True)
+        shutil.copy(states / "8", path)
+        ALL[name](path)
+        return path
 
-    return fresh
+    return make
 
 
 def test_each_is_passed_over_for_the_good_one_before_and_the_log_says_so(
-    folder: Callable[[str], Path], states: Path, data: DataSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    spoilt: Callable[[str], Path], states: Path, data: DataSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "vma")
     wanted = weights(states / "12")
     wrong = []
-    for name, spoil in ALL.items():
-        path = folder(name) / NAME
-        shutil.copy(states / "8", path)
+    for name in ALL:
+        path = spoilt(name)
         shutil.copy(states / "4", path.with_name(f"{NAME}.previous"))
-        spoil(path)
         caplog.clear()
         if path.is_dir():  # what is there is nobody's to remove
             with pytest.raises(OSError, match="Is a directory"):
@@ -222,20 +222,17 @@ NOT_OF_WEIGHTS = ("rng", "moment", "step", "another dtype", "spec of", "spec wit
 
 
 def test_without_a_good_one_before_each_is_refused_in_one_line_and_left_as_it_is(
-    folder: Callable[[str], Path], states: Path, data: DataSet, tmp_path: Path
+    spoilt: Callable[[str], Path], data: DataSet, tmp_path: Path
 ) -> None:
     """By a run that is to go on from it, and as for `--checkpoint FILE`, of which nothing is known beforehand."""
-    wrong, tried = [], 0
-    for name, spoil in ALL.items():
-        path = folder(name) / NAME
-        shutil.copy(states / "8", path)
-        spoil(path)
+    wrong = []
+    for name in ALL:
+        path = spoilt(name)
         before = os.lstat(path)
         uses: list[Callable[[], object]] = [partial(training.train, SPEC, data, CPU, updates=12)]
         if not any(part in name for part in NOT_OF_WEIGHTS):
             uses.append(partial(trained_at, path, CPU))
         for use in uses:
-            tried += 1
             try:
                 use()
                 wrong.append((name, "accepted"))

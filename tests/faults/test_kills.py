@@ -48,9 +48,7 @@ def test_killed_at_any_instant_a_run_ends_as_if_it_had_not_been(
     assert not wrong
 
 
-def test_killed_at_each_call_of_recording_a_run_ends_as_if_it_had_not_been(
-    ask: Ask, undisturbed: dict[str, Any], tmp_path: Path
-) -> None:
+def test_killed_at_each_call_of_recording_a_run_ends_as_if_it_had_not_been(ask: Ask, tmp_path: Path) -> None:
     """Training is done; what is left is evaluating and recording, whose calls are killed one after another."""
     folder = tmp_path / "run"
     ask(folder)

@@ -8,8 +8,6 @@ import os
 import random
 import resource
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from forking import CALLS, Ask, environment, intercept, outcome, refusal
+from helpers import python
 from made_results import make_results
 
 from benchmarks.record import store
@@ -189,12 +188,9 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> N
     for name in ("index.html", "tables/table1.md", "figures/scaling.png"):
         store.write_text(out / name, "old")
     old = contents(out)
-    run = subprocess.run(
-        [sys.executable, "-m", "reports", "--results", results, "--out", out],
+    run = python(
+        *("-m", "reports", "--results", results, "--out", out),
         env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY)),
     )
     assert run.returncode == 1
