@@ -55,7 +55,6 @@ def test_a_model_of_ones_own_runs_and_is_shown_by_its_name(own: Path) -> None:
         assert OWN in tables.save(results, own, name)[0].read_text(), name
     for name in SHOWN.values():
         figure = figures.FIGURES[name].draw(results)
-        assert figure is not None
         legends = [*figure.legends, *filter(None, (axis.get_legend() for axis in figure.axes))]
         assert OWN in " ".join(text.get_text() for one in legends for text in one.get_texts()), name
 

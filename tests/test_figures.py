@@ -119,7 +119,6 @@ def test_the_recall_figure_has_its_curves_and_its_line_at_log_m(made: Results) -
     curves = axes_of(drawn(made, "2a"))[0]
     assert line(curves, "log 256 = 5.55").get_ydata() == [np.log(256)] * 2
     log = made.training_log(made.of("recall", recipe="paper", train_memory_size=256).iloc[0])
-    assert log is not None
     assert line(curves, "NLL").get_ydata() == pytest.approx(-log.bound)
 
 
@@ -133,7 +132,6 @@ def test_a_figure_says_where_models_were_not_trained_for_equally_long(made: Resu
 
 def test_the_lookup_shows_the_first_two_targets_of_different_classes(made: Results) -> None:
     found = made.arrays(made.of("lookup").iloc[0])
-    assert found is not None
     figure = drawn(made, "3")
     first, second = figure.subfigs
     assert np.array_equal(first.axes[0].images[0].get_array(), found["x"][0])

@@ -41,7 +41,7 @@ def test_a_missing_cell_is_a_gap(tmp_path: Path) -> None:
     assert (ours["1"], ours["19"]) == ("80.0 ± 0.5", "-")
 
 
-def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
+def test_markdown_and_latex_escape_what_they_must() -> None:
     grid = pd.DataFrame([["a_b", "1 ± 2"]], columns=["|M|", "50%"])
     assert tables.markdown(grid, "T").splitlines()[2] == r"| \|M\| | 50% |"
     latex = tables.latex(grid, "T")
@@ -81,9 +81,8 @@ def test_a_table_without_rows_is_not_written(name: str, made: Results, tmp_path:
 def test_vma_trained_under_gmns_protocol_has_a_table_of_its_own(made: Results) -> None:
     apart, own = (frames.table1(made, "gmn", trained) for trained in ("per_class", "gmn"))
     assert set(own.model) == {"vma"}
-    value = {name: select(f, model="vma", targets="all", classes=2, shots=5).value.item() for name, f in
-             (("apart", apart), ("own", own))}  # fmt: skip
-    assert value["own"] == pytest.approx(value["apart"] + 2, abs=0.5)
+    one, other = (select(f, model="vma", targets="all", classes=2, shots=5).value.item() for f in (apart, own))
+    assert other == pytest.approx(one + 2, abs=0.5)
     assert "paper" not in apart
 
 
@@ -92,9 +91,8 @@ def test_the_optimum_is_the_nll_with_one_class_and_log_c_and_the_excess_is_paire
     assert frame.optimum[16] == pytest.approx(frame.nll[1] + np.log(16))
     assert frame.excess[16] == pytest.approx(frame.nll[16] - frame.optimum[16], abs=1e-5)
     assert frame.excess[1] == 0
-    assert (
-        frame.excess_stderr[16] < 0.2 * frame.nll_stderr[16]
-    )  # targets differ far more than what a memory does to them
+    # targets differ far more than what a memory does to them
+    assert frame.excess_stderr[16] < 0.2 * frame.nll_stderr[16]
     assert frame.excess_low[16] < frame.excess[16] < frame.excess_high[16]
 
 
