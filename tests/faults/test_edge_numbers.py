@@ -13,6 +13,7 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from helpers import far, made, seeded
 from torch import Tensor, nn
 
 from baselines import PlainVAE, SoftAttentionVAE
@@ -64,7 +65,7 @@ def unchecked() -> Iterator[None]:
 
 
 def random(n: int, sizes: Sizes, seed: int = 1) -> Tensor:
-    return (torch.rand(n, *sizes.image, generator=torch.Generator().manual_seed(seed)) < 0.3).float()
+    return (torch.rand(n, *sizes.image, generator=seeded(seed)) < 0.3).float()
 
 
 def plain(n: int, sizes: Sizes, ink: float) -> Tensor:
@@ -111,13 +112,7 @@ def with_queries(scale: float, model: Any) -> None:
         parameter.data *= scale
 
 
-def far(model: Any) -> None:
-    """Far from where training starts."""
-    for p in model.parameters():
-        p.data = 0.5 * torch.rand_like(p) if p.dim() == 1 else p + 0.5 * torch.randn_like(p) / p[0].numel() ** 0.5
-
-
-WEIGHTS: dict[str, Callable[[Any], None]] = {
+WEIGHTS: dict[str, Callable[[Any], object]] = {
     "initial": lambda model: None,
     "trained": lambda model: train(model, "random"),
     "trained on blank images": lambda model: train(model, "blank"),
@@ -150,9 +145,8 @@ def train(model: Any, images: str) -> None:
     learned = getattr(model, "memory", None) is not None
     spec = EpisodeSpec("none" if learned else "per_class", classes=2, targets_per_class=1, shots=2)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    generator = torch.Generator().manual_seed(0)
     episodes = Episodes(image_set(images, model.sizes), spec, 0)
-    for _ in fit(model, episodes, objective(model, 2), optimizer, 2, updates, generator=generator):
+    for _ in fit(model, episodes, objective(model, 2), optimizer, 2, updates, generator=seeded()):
         pass
 
 
@@ -163,16 +157,19 @@ def objective(model: nn.Module, K: int) -> Callable[[Terms], Tensor]:
 @cache
 def built(model: str, network: str, weights: str) -> tuple[Any, Any]:
     """The model in float32 and in float64."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made = MODELS[model](NETWORKS[network], pixel_mean=0.3)
-        WEIGHTS[weights](made)
-    return made, copy.deepcopy(made).double()
+
+    def make() -> Any:
+        single = MODELS[model](NETWORKS[network], pixel_mean=0.3)
+        WEIGHTS[weights](single)
+        return single
+
+    single = made(make)
+    return single, copy.deepcopy(single).double()
 
 
 def terms_of(model: Any, x: Tensor, memory: Tensor, K: int) -> Terms:
     """At addresses and noise that are the same in every precision."""
-    generator = torch.Generator().manual_seed(3)
+    generator = seeded(3)
     dtype = next(model.parameters()).dtype
     fixed = {"noise": torch.randn(K, len(x), model.sizes.latent, generator=generator).to(dtype)}
     learned = getattr(model, "memory", None) is not None
