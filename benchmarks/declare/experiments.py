@@ -239,7 +239,7 @@ def decayed(train: TrainSpec) -> TrainSpec:
 
 def table1_finished() -> TrainSpec:
     """VMA from the weights that the paper's recipe and its cosine end at. In `estimators` RLOO was ahead of VIMCO at
-    K = 4 and in accuracy, and the DReG gradient of z at K = 1,000, which Table 1 is of. Without decay it overfits.
+    K = 4 and in accuracy, and the DReG gradient of z at K = 1,000, which Table 1 is of.
     """
     train = finished(drawn(table1_training()["vma"]), *FINISHING["table1"])
     return replace(train, estimator="rloo", z_gradient="dreg", weight_decay=DECAY)

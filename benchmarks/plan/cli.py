@@ -132,8 +132,10 @@ def run_command(
 
 def in_a_line(error: Exception) -> tuple[int, str]:
     """The exit code and the line of a failure that is expected; any other is raised again."""
-    if isinstance(error, InputError | NonFiniteBound):
-        return 2 if isinstance(error, InputError) else 1, f"error: {error}"
+    if isinstance(error, InputError):
+        return 2, f"error: {error}"
+    if isinstance(error, NonFiniteBound):
+        return 1, f"error: {error}"
     # the CPU's allocator has no error of its own
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return 1, f"error: {OUT_OF_MEMORY}"
